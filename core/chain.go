@@ -107,6 +107,8 @@ func (n *chainNode) end(ctx context.Context, r Result, cancel bool) {
 	defer func() {
 		if len(n.permits) > 0 {
 			n.end(ctx, r, cancel)
+		} else {
+			n.chain.nodes.Put(n) // the last touch: another call may have it now
 		}
 	}()
 	for last := len(n.permits) - 1; last >= 0; last-- {
@@ -118,5 +120,4 @@ func (n *chainNode) end(ctx context.Context, r Result, cancel bool) {
 			p.Finish(ctx, r)
 		}
 	}
-	n.chain.nodes.Put(n)
 }
