@@ -1,0 +1,89 @@
+package pgtest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// createDatabase makes a database on the server that admin connects to, and
+// returns its DSN.
+func createDatabase(ctx context.Context, admin, name string) (string, error) {
+	dsn, err := withDatabase(admin, name)
+	if err != nil {
+		return "", err
+	}
+	// Not template1, the default: it cannot be copied while somebody is
+	// connected to it.
+	err = execute(ctx, admin, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE template0")
+	if err != nil {
+		return "", fmt.Errorf("pgtest: create database: %w", err)
+	}
+	return dsn, nil
+}
+
+// dropDatabase removes a database, with the connections that are open to it.
+func dropDatabase(ctx context.Context, admin, name string) error {
+	err := execute(ctx, admin, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
+	if err != nil {
+		return fmt.Errorf("pgtest: drop database: %w", err)
+	}
+	return nil
+}
+
+// execute runs one statement on a connection of its own.
+func execute(ctx context.Context, dsn, sql string) error {
+	conn, err := pgconn.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, sql).ReadAll()
+	return errors.Join(err, conn.Close(ctx))
+}
+
+// withDatabase returns the DSN with another database in it. It reads both
+// forms, URL and keyword=value, and its errors do not contain the DSN.
+func withDatabase(dsn, name string) (string, error) {
+	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
+		// A later keyword wins. Our names need no quotes.
+		return dsn + " dbname=" + name, nil
+	}
+	u, err := url.Parse(dsn)
+	if err != nil {
+		// A url.Error prints the URL, which may hold a password.
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err
+		}
+		return "", fmt.Errorf("pgtest: DSN: %w", err)
+	}
+	u.Path, u.RawPath = "/"+name, ""
+	q := u.Query()
+	q.Del("dbname") // it would win over the path
+	q.Del("database")
+	u.RawQuery = q.Encode()
+	return u.String(), nil
+}
+
+// databaseName makes a name that needs no quotes and that no other test uses,
+// also not one of another process on the same server. The test's name is in it
+// for whoever looks at the server.
+func databaseName(test string) string {
+	const most = 40 // of PostgreSQL's 63 bytes
+	clean := strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', '0' <= r && r <= '9':
+			return r
+		case 'A' <= r && r <= 'Z':
+			return r - 'A' + 'a'
+		default:
+			return '_'
+		}
+	}, test)
+	return "pgtest_" + clean[:min(len(clean), most)] + "_" + strings.ToLower(rand.Text()[:12])
+}

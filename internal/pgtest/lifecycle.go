@@ -1,0 +1,187 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+)
+
+const (
+	// closeGrace is how long Close waits for a fast shutdown.
+	closeGrace = 15 * time.Second
+	// killGrace is how long an immediate shutdown may take: the server itself
+	// kills its children after 5 seconds.
+	killGrace = 10 * time.Second
+)
+
+// Stop stops the server in fast mode: transactions are rolled back, clients
+// disconnected, everything is written. Its data stay for [Server.Restart]. A
+// server that is not running is fine.
+//
+// If ctx ends first, the server is killed, which may take seconds more, and the
+// error wraps ctx's.
+func (s *Server) Stop(ctx context.Context) error {
+	return s.exclusively(ctx, func() error { return s.halt(ctx, fast) })
+}
+
+// Kill stops the server in immediate mode, as after a crash: clients lose their
+// connections, and the next start recovers from the log. Committed data are
+// not lost. A server that is not running is fine.
+//
+// The postmaster waits for its children, up to 5 seconds for one that does not
+// react, whatever ctx says; if ctx ends first, the error wraps ctx's.
+func (s *Server) Kill(ctx context.Context) error {
+	return s.exclusively(ctx, func() error { return s.halt(ctx, immediate) })
+}
+
+// Restart starts the server again, with the same data on the same port, and
+// waits until it accepts connections. A server that is running is stopped
+// first. If it fails, the server is stopped, and Restart may be called again.
+func (s *Server) Restart(ctx context.Context) error {
+	return s.exclusively(ctx, func() error {
+		if err := s.halt(ctx, fast); err != nil {
+			return err
+		}
+		return s.boot(ctx)
+	})
+}
+
+// Pause suspends processes of the server (SIGSTOP), until Resume, Stop, Kill,
+// Restart or Close. Without arguments it is the postmaster: the kernel still
+// accepts connections, and nobody answers them. With the ids of backends
+// (pg_backend_pid), it is these: they fall silent, and their connections stay
+// open. Elsewhere than on Unix it returns [errors.ErrUnsupported].
+func (s *Server) Pause(backends ...int) error {
+	if slices.ContainsFunc(backends, func(pid int) bool { return pid <= 1 }) {
+		return fmt.Errorf("pgtest: pause: no process id in %v may be below 2", backends)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil || !s.proc.alive() {
+		return errors.New("pgtest: pause: the server is not running")
+	}
+	if len(backends) == 0 {
+		backends = []int{s.proc.pid}
+	}
+	var errs []error
+	for _, pid := range backends {
+		if err := suspend(pid); err != nil {
+			errs = append(errs, fmt.Errorf("pgtest: pause %d: %w", pid, err))
+			continue
+		}
+		s.paused[pid] = struct{}{}
+	}
+	return errors.Join(errs...)
+}
+
+// Resume lets all processes go on that Pause has suspended.
+func (s *Server) Resume() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, pid := range slices.Sorted(maps.Keys(s.paused)) {
+		// A process that has gone meanwhile, by SIGKILL, has nothing to resume.
+		if err := resume(pid); err != nil && !noSuchProcess(err) {
+			errs = append(errs, fmt.Errorf("pgtest: resume %d: %w", pid, err))
+		}
+	}
+	clear(s.paused)
+	return errors.Join(errs...)
+}
+
+// Close stops the server and removes its folder. When it returns, no process,
+// goroutine, file or descriptor of it is left. It waits for a running Stop,
+// Kill or Restart. Closing again returns the first result.
+func (s *Server) Close() error {
+	<-s.turn
+	defer func() { s.turn <- struct{}{} }()
+	s.mu.Lock()
+	closed, err := s.closed, s.closeErr
+	s.mu.Unlock()
+	if closed {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
+	err = errors.Join(s.halt(ctx, fast), removeAll(s.dir))
+	s.watchdog.close()
+	s.mu.Lock()
+	s.closed, s.closeErr = true, err
+	s.mu.Unlock()
+	return err
+}
+
+// exclusively runs f while nobody else starts or stops the server.
+func (s *Server) exclusively(ctx context.Context, f func() error) error {
+	select {
+	case <-s.turn: // also when ctx has ended: then Stop kills
+	default:
+		select {
+		case <-s.turn:
+		case <-ctx.Done():
+			return fmt.Errorf("pgtest: %w", ctx.Err())
+		}
+	}
+	defer func() { s.turn <- struct{}{} }()
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
+	return f()
+}
+
+// halt stops the server if it is running. The caller holds the turn.
+func (s *Server) halt(ctx context.Context, mode shutdownMode) error {
+	err := s.Resume() // a suspended process does not hear a signal
+	if p := s.running(); p != nil {
+		err = errors.Join(err, s.end(ctx, p, mode))
+	}
+	return err
+}
+
+// end stops p, and kills it when ctx ends before it has stopped. It returns
+// once p is gone.
+func (s *Server) end(ctx context.Context, p *process, mode shutdownMode) error {
+	err := requestShutdown(p, s.bin, mode)
+	if err == nil {
+		select {
+		case <-p.done:
+			return nil
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	err = fmt.Errorf("pgtest: server killed: %w", err)
+	_ = requestShutdown(p, s.bin, immediate)
+	grace := time.NewTimer(killGrace)
+	defer grace.Stop()
+	select {
+	case <-p.done:
+		return err
+	case <-grace.C:
+	}
+	_ = p.cmd.Process.Kill()
+	<-p.done
+	return err
+}
+
+// removeAll removes the folder of a server that has ended. A child that was
+// orphaned by a kill may still be about to end, and to write.
+func removeAll(dir string) error {
+	for try := 1; ; try++ {
+		err := os.RemoveAll(dir)
+		if err == nil {
+			return nil
+		}
+		if try == 50 {
+			return fmt.Errorf("pgtest: %w", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}

@@ -1,0 +1,178 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// TB is the part of [testing.TB] that this package needs. Programs import the
+// package too, and must not get the flags of testing with it.
+type TB interface {
+	Helper()
+	Name() string
+	Cleanup(func())
+	Failed() bool
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
+}
+
+// M is what [testing.M] does.
+type M interface {
+	Run() int
+}
+
+// testTimeout bounds what a test waits for here: a start, or one statement.
+const testTimeout = time.Minute
+
+// DSN returns the connection string of a new, empty database for the test, as
+// a superuser over TCP. It is dropped when the test ends, with any connection
+// that is still open to it.
+//
+// All tests of the binary share one cluster. The first call starts it, and
+// [Main] closes it. With TEST_DATABASE_URL, the databases are made on that
+// server instead. Without binaries, the test is skipped, or fails if
+// REQUIRE_POSTGRES says so.
+//
+// It may be called more than once in a test, for several databases, and in
+// parallel tests.
+func DSN(tb TB) string {
+	tb.Helper()
+	admin := os.Getenv("TEST_DATABASE_URL")
+	if admin == "" {
+		s, err := shared.server()
+		if err != nil {
+			giveUp(tb, err)
+		}
+		admin = s.DSN()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	name := databaseName(tb.Name())
+	dsn, err := createDatabase(ctx, admin, name)
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		if err := dropDatabase(ctx, admin, name); err != nil {
+			tb.Errorf("%v", err)
+		}
+	})
+	return dsn
+}
+
+// Cluster starts a server for this test alone, which may stop, kill or pause
+// it. It is closed when the test ends; if the test failed, the end of the
+// server's log goes to the test's.
+//
+// With TEST_DATABASE_URL the test is skipped, as there is only that server.
+// Without binaries, it is skipped, or fails if REQUIRE_POSTGRES says so.
+func Cluster(tb TB) *Server {
+	tb.Helper()
+	if os.Getenv("TEST_DATABASE_URL") != "" {
+		tb.Skipf("pgtest: the test needs a server of its own, and TEST_DATABASE_URL is set")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	s, err := Start(ctx, Options{})
+	if err != nil {
+		giveUp(tb, err)
+	}
+	tb.Cleanup(func() {
+		if tb.Failed() {
+			tb.Logf("the server's log:\n%s", s.Log())
+		}
+		if err := s.Close(); err != nil {
+			tb.Errorf("%v", err)
+		}
+	})
+	return s
+}
+
+// Main returns an M that runs m and then closes the cluster that the tests
+// shared. If that fails, its Run returns 1. Use it in TestMain, alone or under
+// another wrapper:
+//
+//	os.Exit(pgtest.Main(m).Run())
+//	goleak.VerifyTestMain(pgtest.Main(m))
+//
+// Without Main, the cluster lives until the process ends, and is then removed
+// as if the process had been killed.
+func Main(m M) M { return closingM{m} }
+
+type closingM struct{ m M }
+
+func (c closingM) Run() int {
+	code := c.m.Run()
+	if err := shared.close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	return code
+}
+
+// giveUp ends a test that got no server.
+func giveUp(tb TB, err error) {
+	tb.Helper()
+	if errors.Is(err, ErrNotInstalled) && !required() {
+		tb.Skipf("%v", err)
+	}
+	tb.Fatalf("%v", err)
+}
+
+// required reports whether a missing server fails a test.
+func required() bool {
+	switch os.Getenv("REQUIRE_POSTGRES") {
+	case "", "0", "false":
+		return false
+	default:
+		return true
+	}
+}
+
+// shared is the cluster of the test binary. It is package state because Go's
+// tests have no other place that all tests of a binary can reach.
+var shared = newSharedServer()
+
+// sharedServer starts one server for many, once.
+type sharedServer struct {
+	turn  chan struct{} // holds one value: whoever took it out may use the rest
+	tried bool
+	srv   *Server
+	err   error // of the start; every later test gets it too, without a new try
+}
+
+func newSharedServer() *sharedServer {
+	s := &sharedServer{turn: make(chan struct{}, 1)}
+	s.turn <- struct{}{}
+	return s
+}
+
+func (s *sharedServer) server() (*Server, error) {
+	<-s.turn
+	defer func() { s.turn <- struct{}{} }()
+	if !s.tried {
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		s.srv, s.err = Start(ctx, Options{})
+		s.tried = true
+	}
+	return s.srv, s.err
+}
+
+func (s *sharedServer) close() error {
+	<-s.turn
+	defer func() { s.turn <- struct{}{} }()
+	srv := s.srv
+	s.tried, s.srv, s.err = false, nil, nil
+	if srv == nil {
+		return nil
+	}
+	return srv.Close()
+}
