@@ -95,7 +95,7 @@ func ExampleChain() {
 }
 
 func ExampleShadow() {
-	shadow, err := core.Shadow(make(slots, 0), core.ShadowConfig{
+	shadow, err := core.Shadow(make(slots), core.ShadowConfig{
 		Name:     "new-limit",
 		Observer: printer{},
 	})
@@ -145,7 +145,7 @@ func ExampleMark() {
 }
 
 func ExampleRejection() {
-	err := core.Do(context.Background(), make(slots, 0), func(context.Context) error { return nil })
+	err := core.Do(context.Background(), make(slots), func(context.Context) error { return nil })
 	if r, ok := errors.AsType[*core.Rejection](err); ok {
 		_, known := r.RetryAfter()
 		fmt.Println(r.Guard, r.Reason, "quota:", r.Reason.Quota(), "retry instant known:", known)
