@@ -1,0 +1,75 @@
+package httpmw
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/surgewall/surgewall/core"
+)
+
+// discard is a writer that costs nothing, with the interfaces of HTTP/1.1's.
+type discard struct {
+	plainBase
+	flushBase
+	hijacks
+	readsFrom
+	header http.Header
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
+func (d *discard) WriteHeader(int)             {}
+
+func ok(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }
+
+func oneKey(*http.Request) (string, error) { return "key", nil }
+
+func TestAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	free, end, watch := &freeGuard{core.WantsNothing}, &freeGuard{core.WantsEnd}, &freeGuard{core.WantsResult}
+	for name, row := range map[string]struct {
+		mw   func(http.Handler) http.Handler
+		want float64
+	}{
+		"nothing wanted":        {Guard(free), 0},
+		"end wanted":            {Guard(end), 0},
+		"result wanted":         {Guard(watch), 1},
+		"key, nothing wanted":   {GuardBy(free, oneKey), 0},
+		"key, result wanted":    {GuardBy(watch, oneKey), 1},
+		"limit, bulkhead":       {Chain(GuardBy(free, oneKey), Guard(end)), 0},
+		"limit, bulkhead, trip": {Chain(GuardBy(free, oneKey), Guard(end), Guard(watch)), 1},
+	} {
+		h := row.mw(http.HandlerFunc(ok))
+		w, r := &discard{header: http.Header{}}, httptest.NewRequest("GET", "/", nil)
+		require.Equal(t, row.want, testing.AllocsPerRun(100, func() { h.ServeHTTP(w, r) }), name)
+	}
+}
+
+func BenchmarkGuard(b *testing.B) {
+	free, watch := &freeGuard{core.WantsNothing}, &freeGuard{core.WantsResult}
+	for _, row := range []struct {
+		name string
+		mw   func(http.Handler) http.Handler
+	}{
+		{"bare", Chain()},
+		{"nothing-wanted", Guard(free)},
+		{"by-key", GuardBy(free, oneKey)},
+		{"result-wanted", Guard(watch)},
+		{"three", Chain(GuardBy(free, oneKey), Guard(free), Guard(watch))},
+		{"refused", Guard(&fakeGuard{refusal: &core.Rejection{Reason: core.CircuitOpen}})},
+	} {
+		h := row.mw(http.HandlerFunc(ok))
+		b.Run(row.name, func(b *testing.B) {
+			w, r := &discard{header: http.Header{}}, httptest.NewRequest("GET", "/", nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				h.ServeHTTP(w, r)
+			}
+		})
+	}
+}

@@ -1,0 +1,45 @@
+package httpmw
+
+import (
+	"net/http"
+
+	"github.com/surgewall/surgewall/core"
+)
+
+// GuardBy is Guard for a KeyedGuard: a limit per client, a breaker per route.
+// key names the guard that a request is for. It is called once for each
+// request, concurrently, before anything is held; it should not read the body.
+//
+// A request whose key cannot be told is not admitted, under no key at all: if
+// key returns an error, the answer is the status of the StatusError in it, 429
+// or 503 if there is a *core.Rejection in it, else 400. A panic in key is the
+// handler's.
+//
+// A nil keyed admits every request. A nil key admits none: each is answered
+// with 500.
+func GuardBy[K comparable](keyed core.KeyedGuard[K], key func(*http.Request) (K, error)) func(http.Handler) http.Handler {
+	return GuardByWith(keyed, key, GuardConfig{})
+}
+
+// GuardByWith is GuardBy with a configuration.
+func GuardByWith[K comparable](keyed core.KeyedGuard[K], key func(*http.Request) (K, error), cfg GuardConfig) func(http.Handler) http.Handler {
+	if keyed == nil {
+		return Chain()
+	}
+	if key == nil {
+		key = func(*http.Request) (k K, err error) { return k, StatusError(http.StatusInternalServerError) }
+	}
+	return guardedBy(cfg, func(r *http.Request) (core.Permit, error) {
+		k, err := key(r)
+		if err != nil {
+			return core.Permit{}, &keyError{err}
+		}
+		return keyed.AcquireKey(r.Context(), k, core.Call{})
+	})
+}
+
+// keyError is the error of a key function: the guard was not asked.
+type keyError struct{ err error }
+
+func (e *keyError) Error() string { return "httpmw: no key for this request: " + e.err.Error() }
+func (e *keyError) Unwrap() error { return e.err }
