@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -116,4 +117,8 @@ func TestHotPathsAllocateNothing(t *testing.T) {
 		}
 	})
 	p.Cancel()
+}
+
+func TestMemory(t *testing.T) {
+	require.LessOrEqual(t, unsafe.Sizeof(Breaker{}), uintptr(1536))
 }
