@@ -1,0 +1,211 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/surgewall/surgewall/core"
+)
+
+// The pause after failed dials: a random part of minBackoff, which doubles with
+// each failure in a row, up to maxBackoff. It is "full jitter" of M. Brooker,
+// "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+const (
+	minBackoff = 10 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+func backoff(failures int) time.Duration {
+	if failures < 1 {
+		return 0
+	}
+	// The shift is bounded so that it cannot overflow.
+	ceiling := min(minBackoff<<min(failures-1, 16), maxBackoff)
+	return rand.N(ceiling + 1)
+}
+
+// dialLocked starts as many dialers as there is demand for. It is called
+// whenever demand, slots or the state of dialling have changed.
+func (p *Pool[T]) dialLocked() {
+	most := p.cfg.MaxDials
+	if p.failures > 0 {
+		most = 1
+	}
+	// A dialer that is not in Dial is about to be: it will meet one demand.
+	for p.dialers < most && p.demandLocked() > p.dialers-p.dialing {
+		p.dialers++
+		p.goroutines++
+		go p.dialer()
+	}
+}
+
+// demandLocked is how many more dials should begin now.
+func (p *Pool[T]) demandLocked() int {
+	if p.closed {
+		return 0
+	}
+	demand := p.waiters.n - p.dialing
+	if p.filling {
+		if missing := p.cfg.idleFloor() - len(p.idle) - p.checking; missing > 0 {
+			demand += missing
+		} else {
+			p.filling = false
+		}
+	}
+	if p.asked && p.dialing == 0 {
+		demand = max(demand, 1)
+	}
+	return min(demand, p.cfg.Max-p.slots)
+}
+
+// dialer is a goroutine that dials while there is demand.
+func (p *Pool[T]) dialer() {
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.dialers--
+		p.endLocked()
+		p.dialLocked() // the demand outlives a Dial that exited the goroutine
+	}()
+	for p.beginDial() {
+		p.dial()
+	}
+}
+
+// beginDial waits until the backoff is over and takes a slot, if then there is
+// still demand. Otherwise the dialer is to end.
+func (p *Pool[T]) beginDial() bool {
+	for {
+		p.mu.Lock()
+		pause := time.Duration(p.retryAt - p.clock.Now())
+		if p.demandLocked() <= 0 || p.failures > 0 && p.dialers > 1 {
+			p.mu.Unlock()
+			return false
+		}
+		if pause <= 0 {
+			p.asked = false
+			p.slots++
+			p.dialing++
+			p.mu.Unlock()
+			return true
+		}
+		p.mu.Unlock()
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-p.ctx.Done():
+			timer.Stop()
+			return false
+		}
+	}
+}
+
+// dial calls Dial and books what came of it, also when it panics or exits the
+// goroutine.
+func (p *Pool[T]) dial() {
+	ctx, cancel := within(p.ctx, p.cfg.DialTimeout)
+	defer cancel()
+	start := p.clock.Now()
+	var v T
+	err := fmt.Errorf("pool: dial: %w", core.ErrNoReturn)
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			err = fmt.Errorf("pool: dial: %v: %w", panicked, core.ErrNoReturn)
+		}
+		p.endDial(v, err, start)
+	}()
+	v, err = core.DoValue(ctx, p.cfg.DialGuard, p.cfg.Dial)
+}
+
+// endDial makes a resource of v, or books the failure.
+func (p *Pool[T]) endDial(v T, err error, start int64) {
+	now := p.clock.Now()
+	p.mu.Lock()
+	p.dialing--
+	stopped := p.closed && err != nil
+	switch {
+	case err == nil:
+		p.addLocked(v, now)
+	default:
+		p.slots--
+		if !stopped {
+			p.failLocked(err, start, now)
+		}
+	}
+	p.dialLocked()
+	p.mu.Unlock()
+	if !stopped {
+		p.emit(p.ctx, core.Event{
+			Kind: core.KindCreated, ErrorType: core.ErrorType(err), Duration: time.Duration(now - start),
+		})
+	}
+}
+
+// addLocked takes in a resource that was dialled.
+func (p *Pool[T]) addLocked(v T, now int64) {
+	r := &resource[T]{
+		pool:      p,
+		value:     v,
+		createdAt: now,
+		expiresAt: after(now, p.cfg.MaxAge),
+		checkedAt: now,
+	}
+	if jitter := p.cfg.MaxAgeJitter; jitter > 0 && p.cfg.MaxAge > 0 {
+		r.expiresAt -= int64(rand.N(jitter + 1))
+	}
+	p.n.created++
+	if p.failures > 0 {
+		p.failures, p.lastErr, p.retryAt, p.since = 0, nil, 0, now
+	}
+	if p.closed {
+		p.destroyLocked(r, shutDown)
+		return
+	}
+	p.offerLocked(r, now)
+}
+
+// failLocked books a failed dial.
+func (p *Pool[T]) failLocked(err error, start, now int64) {
+	if p.failures == 0 {
+		p.failingSince = start
+	}
+	p.failures++
+	p.lastErr = err
+	p.n.dialFailures++
+	pause := backoff(p.failures)
+	if refused, ok := errors.AsType[*core.Rejection](err); ok {
+		if d, ok := refused.RetryAfter(); ok {
+			pause = max(pause, d)
+		}
+	}
+	p.retryAt = max(p.retryAt, after(now, pause))
+	if p.unavailableLocked(now) {
+		p.refuseAllLocked(refusedUnavailable)
+	}
+}
+
+// unavailableLocked is the state in which nobody is left waiting.
+func (p *Pool[T]) unavailableLocked(now int64) bool {
+	return p.failures > 0 && p.cfg.UnavailableAfter > 0 &&
+		p.totalLocked() == 0 && now-p.failingSince >= int64(p.cfg.UnavailableAfter)
+}
+
+// after is d after now, and never if d is off.
+func after(now int64, d time.Duration) int64 {
+	if d < 0 || int64(d) > math.MaxInt64-now {
+		return math.MaxInt64
+	}
+	return now + int64(d)
+}
+
+// within is ctx with a timeout, unless d is off.
+func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if d < 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
+}

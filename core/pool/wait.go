@@ -1,0 +1,176 @@
+package pool
+
+import (
+	"context"
+	"time"
+)
+
+// waiter is a caller in the queue. It is used again, by way of Pool.nodes. Its
+// fields are guarded by the pool's mu while it is queued; whoever takes it out
+// of the queue sets lease or no and then sends on ready, still under mu.
+type waiter[T any] struct {
+	prev, next *waiter[T]
+	queued     bool
+
+	start    int64           // when Acquire was called
+	deadline int64           // when AcquireTimeout is over
+	done     <-chan struct{} // the caller's ctx.Done()
+
+	ready chan struct{} // holds one
+	lease Lease[T]
+	no    refusal
+}
+
+// waitList is the queue, first come first served. Taking out any waiter is O(1).
+type waitList[T any] struct {
+	first, last *waiter[T]
+	n           int
+}
+
+func (q *waitList[T]) add(w *waiter[T]) {
+	w.prev, w.next, w.queued = q.last, nil, true
+	if q.last == nil {
+		q.first = w
+	} else {
+		q.last.next = w
+	}
+	q.last = w
+	q.n++
+}
+
+func (q *waitList[T]) remove(w *waiter[T]) {
+	if w.prev == nil {
+		q.first = w.next
+	} else {
+		w.prev.next = w.next
+	}
+	if w.next == nil {
+		q.last = w.prev
+	} else {
+		w.next.prev = w.prev
+	}
+	w.prev, w.next, w.queued = nil, nil, false
+	q.n--
+}
+
+// queue is Acquire when nothing is idle. It is called with mu held and returns
+// without.
+func (p *Pool[T]) queue(ctx context.Context, start int64) (Lease[T], error) {
+	var no refusal
+	switch {
+	case p.closed:
+		no = p.refuseLocked(refusedClosed)
+	case p.unavailableLocked(start):
+		// Those who wait learn it too: the last dial may be long ago.
+		p.refuseAllLocked(refusedUnavailable)
+		no = p.refuseLocked(refusedUnavailable)
+		p.asked = true
+		p.dialLocked()
+	case p.cfg.MaxWaiters > 0 && p.waiters.n >= p.cfg.MaxWaiters:
+		no = p.refuseLocked(refusedOverloaded)
+	default:
+		w := p.waitLocked(ctx.Done(), start)
+		p.mu.Unlock()
+		return p.await(ctx, w)
+	}
+	p.mu.Unlock()
+	return Lease[T]{}, p.tell(ctx, no, 0)
+}
+
+// waitLocked puts the caller at the end of the queue and asks for dials. done
+// is the caller's: asking the context itself would run its code under mu.
+func (p *Pool[T]) waitLocked(done <-chan struct{}, start int64) *waiter[T] {
+	w, _ := p.nodes.Get().(*waiter[T])
+	if w == nil {
+		w = &waiter[T]{ready: make(chan struct{}, 1)}
+	}
+	w.start, w.done = start, done
+	w.deadline = after(start, p.cfg.AcquireTimeout)
+	p.waiters.add(w)
+	if !p.armed && p.cfg.AcquireTimeout > 0 {
+		p.armed = true
+		p.expiry.Reset(p.cfg.AcquireTimeout)
+	}
+	p.dialLocked()
+	return w
+}
+
+// await waits until w is served or refused, or its ctx is over.
+func (p *Pool[T]) await(ctx context.Context, w *waiter[T]) (Lease[T], error) {
+	if w.done == nil {
+		<-w.ready
+	} else {
+		select {
+		case <-w.ready:
+		case <-w.done:
+			p.mu.Lock()
+			if w.queued {
+				p.refuseWaiterLocked(w, refusedCancelled)
+			}
+			p.mu.Unlock()
+			// Served or refused before that: what was decided first holds.
+			<-w.ready
+		}
+	}
+	lease, no, start := w.lease, w.no, w.start
+	*w = waiter[T]{ready: w.ready}
+	p.nodes.Put(w)
+	if no.kind != notRefused {
+		return Lease[T]{}, p.tell(ctx, no, time.Duration(p.clock.Now()-start))
+	}
+	return lease, nil
+}
+
+// nextWaiterLocked takes the first waiter whose time is not up out of the
+// queue, and refuses those before it whose time is.
+func (p *Pool[T]) nextWaiterLocked(now int64) *waiter[T] {
+	for {
+		w := p.waiters.first
+		if w == nil {
+			return nil
+		}
+		select {
+		case <-w.done:
+			p.refuseWaiterLocked(w, refusedCancelled)
+			continue
+		default:
+		}
+		if now >= w.deadline {
+			p.refuseWaiterLocked(w, refusedTimedOut)
+			continue
+		}
+		p.waiters.remove(w)
+		return w
+	}
+}
+
+// expireWaiters refuses those who have waited for AcquireTimeout. Since that is
+// the same for all, the first to come is the first to go, and one timer serves
+// the whole queue.
+func (p *Pool[T]) expireWaiters() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed = false
+	now := p.clock.Now()
+	for w := p.waiters.first; w != nil && now >= w.deadline; w = p.waiters.first {
+		p.refuseWaiterLocked(w, refusedTimedOut)
+	}
+	if w := p.waiters.first; w != nil {
+		p.armed = true
+		p.expiry.Reset(time.Duration(w.deadline - now))
+	}
+}
+
+// refuseWaiterLocked takes w out of the queue, refused.
+func (p *Pool[T]) refuseWaiterLocked(w *waiter[T], why refusalKind) {
+	w.no = p.refuseLocked(why)
+	p.waiters.remove(w)
+	w.ready <- struct{}{}
+}
+
+// refuseAllLocked refuses all who wait.
+func (p *Pool[T]) refuseAllLocked(why refusalKind) {
+	for p.waiters.first != nil {
+		p.refuseWaiterLocked(p.waiters.first, why)
+	}
+}
