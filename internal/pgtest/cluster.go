@@ -21,6 +21,9 @@ import (
 // errPortTaken reports that the server could not listen on its port.
 var errPortTaken = errors.New("the port is taken")
 
+// errInUse reports that children of a killed postmaster still use its data.
+var errInUse = errors.New("the data are still in use")
+
 // pollInterval is the time between two looks at the server's status file.
 const pollInterval = 5 * time.Millisecond
 
@@ -96,6 +99,22 @@ func (s *Server) initdb(ctx context.Context) error {
 // boot starts the server on its port and waits until it is ready. If it fails,
 // the server is not running.
 func (s *Server) boot(ctx context.Context) error {
+	deadline := time.Now().Add(killGrace)
+	for {
+		err := s.tryBoot(ctx)
+		if !errors.Is(err, errInUse) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * pollInterval):
+		}
+	}
+}
+
+// tryBoot is boot without patience.
+func (s *Server) tryBoot(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("pgtest: start: %w", err)
 	}
@@ -125,8 +144,11 @@ func (s *Server) boot(ctx context.Context) error {
 		select {
 		case <-p.done:
 			tail := readTail(s.logFile(), info.Size(), 4<<10)
-			if portTaken(tail) {
-				return fmt.Errorf("pgtest: postgres on %s: %w", s.Addr(), errPortTaken)
+			if reason := failure(tail); reason != nil {
+				return fmt.Errorf("pgtest: postgres on %s: %w", s.Addr(), reason)
+			}
+			if p.err == nil { // never, unless it is not PostgreSQL
+				return fmt.Errorf("pgtest: postgres ended\n%s", tail)
 			}
 			return fmt.Errorf("pgtest: postgres: %w\n%s", p.err, tail)
 		case <-ctx.Done():
@@ -189,10 +211,17 @@ func (s *Server) ready(pid int) bool {
 	return status == "ready" || status == "standby"
 }
 
-// portTaken reads in the log of a server that did not start whether that was
-// for its port. The messages are PostgreSQL's own, in the C locale.
-func portTaken(log string) bool {
-	return strings.Contains(log, "could not create any TCP/IP sockets")
+// failure reads in the log of a server that did not start whether the reason is
+// one that may pass. The messages are PostgreSQL's own, in the C locale.
+func failure(log string) error {
+	switch {
+	case strings.Contains(log, "could not create any TCP/IP sockets"):
+		return errPortTaken
+	case strings.Contains(log, "pre-existing shared memory block"):
+		return errInUse
+	default:
+		return nil
+	}
 }
 
 // Ports are chosen below those that Linux (from 32768), macOS and Windows (from

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -107,7 +108,13 @@ func (s *Server) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
-	err = errors.Join(s.halt(ctx, fast), removeAll(s.dir))
+	err = s.halt(ctx, fast)
+	if s.crashed() {
+		// A postmaster that was killed leaves shared memory behind, which only
+		// the next one on the same data removes.
+		err = errors.Join(err, s.boot(ctx), s.halt(ctx, fast))
+	}
+	err = errors.Join(err, removeAll(s.dir))
 	s.watchdog.close()
 	s.mu.Lock()
 	s.closed, s.closeErr = true, err
@@ -169,6 +176,13 @@ func (s *Server) end(ctx context.Context, p *process, mode shutdownMode) error {
 	_ = p.cmd.Process.Kill()
 	<-p.done
 	return err
+}
+
+// crashed reports whether the last postmaster did not end by itself. One that
+// does removes its pid file.
+func (s *Server) crashed() bool {
+	_, err := os.Stat(filepath.Join(s.dataDir(), "postmaster.pid"))
+	return err == nil
 }
 
 // removeAll removes the folder of a server that has ended. A child that was

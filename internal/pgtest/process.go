@@ -26,27 +26,30 @@ type process struct {
 func startProcess(cmd *exec.Cmd, onExit func()) (*process, error) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread() // the thread goes back to the runtime and lives on
-		err := cmd.Start()
-		if err == nil {
-			p.pid = cmd.Process.Pid
-		}
-		started <- err
-		if err != nil {
-			return
-		}
-		p.err = cmd.Wait()
-		if onExit != nil {
-			onExit()
-		}
-		close(p.done)
-	}()
+	go p.run(started, onExit)
 	if err := <-started; err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// run is the child's goroutine.
+func (p *process) run(started chan<- error, onExit func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread() // the thread goes back to the runtime and lives on
+	err := p.cmd.Start()
+	if err == nil {
+		p.pid = p.cmd.Process.Pid
+	}
+	started <- err
+	if err != nil {
+		return
+	}
+	p.err = p.cmd.Wait()
+	if onExit != nil {
+		onExit()
+	}
+	close(p.done)
 }
 
 // alive reports whether the child has not been reaped yet.

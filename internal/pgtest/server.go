@@ -62,10 +62,41 @@ const portTries = 10
 // of ctx does not stop a server that has started. If there are no binaries, the
 // error wraps [ErrNotInstalled].
 func Start(ctx context.Context, o Options) (*Server, error) {
-	return start(ctx, o, freePort)
+	return start(ctx, o, startParts{pickPort: freePort})
 }
 
-func start(ctx context.Context, o Options, pickPort func() (int, error)) (_ *Server, err error) {
+// startParts are what a start takes from elsewhere.
+type startParts struct {
+	pickPort  func() (int, error)
+	prototype *Server // if not nil, its data are copied instead of running initdb
+}
+
+func start(ctx context.Context, o Options, parts startParts) (_ *Server, err error) {
+	s, err := create(ctx, o, parts.prototype)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for try := 1; ; try++ {
+		if s.port, err = parts.pickPort(); err != nil {
+			return nil, fmt.Errorf("pgtest: %w", err)
+		}
+		err = s.boot(ctx)
+		if err == nil {
+			return s, nil
+		}
+		if try == portTries || !errors.Is(err, errPortTaken) {
+			return nil, err
+		}
+	}
+}
+
+// create makes a server that has data and was never started.
+func create(ctx context.Context, o Options, prototype *Server) (_ *Server, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("pgtest: start: %w", err)
 	}
@@ -111,21 +142,16 @@ func start(ctx context.Context, o Options, pickPort func() (int, error)) (_ *Ser
 	if s.watchdog, err = startWatchdog(dir); err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}
-	if err := s.initdb(ctx); err != nil {
+	if prototype != nil && prototype.bin == bin { // data belong to one version
+		s.password = prototype.password
+		err = s.copyData(ctx, prototype)
+	} else {
+		err = s.initdb(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
-	for try := 1; ; try++ {
-		if s.port, err = pickPort(); err != nil {
-			return nil, fmt.Errorf("pgtest: %w", err)
-		}
-		err = s.boot(ctx)
-		if err == nil {
-			return s, nil
-		}
-		if try == portTries || !errors.Is(err, errPortTaken) {
-			return nil, err
-		}
-	}
+	return s, nil
 }
 
 // DSN is the connection string of the database postgres over TCP, as a URL. It

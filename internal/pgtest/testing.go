@@ -44,7 +44,7 @@ func DSN(tb TB) string {
 	tb.Helper()
 	admin := os.Getenv("TEST_DATABASE_URL")
 	if admin == "" {
-		s, err := shared.server()
+		s, err := servers.sharedServer()
 		if err != nil {
 			giveUp(tb, err)
 		}
@@ -78,9 +78,7 @@ func Cluster(tb TB) *Server {
 	if os.Getenv("TEST_DATABASE_URL") != "" {
 		tb.Skipf("pgtest: the test needs a server of its own, and TEST_DATABASE_URL is set")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
-	defer cancel()
-	s, err := Start(ctx, Options{})
+	s, err := servers.start()
 	if err != nil {
 		giveUp(tb, err)
 	}
@@ -95,22 +93,24 @@ func Cluster(tb TB) *Server {
 	return s
 }
 
-// Main returns an M that runs m and then closes the cluster that the tests
-// shared. If that fails, its Run returns 1. Use it in TestMain, alone or under
+// Main returns an M that runs m and then closes what the tests shared. If that fails, its Run returns 1. Use it in TestMain, alone or under
 // another wrapper:
 //
 //	os.Exit(pgtest.Main(m).Run())
 //	goleak.VerifyTestMain(pgtest.Main(m))
 //
 // Without Main, the cluster lives until the process ends, and is then removed
-// as if the process had been killed.
+// as if the process had been killed. A leak check inside a test sees the
+// goroutines that wait for the cluster's processes:
+//
+//	goleak.IgnoreAnyFunction("github.com/surgewall/surgewall/internal/pgtest.(*process).run")
 func Main(m M) M { return closingM{m} }
 
 type closingM struct{ m M }
 
 func (c closingM) Run() int {
 	code := c.m.Run()
-	if err := shared.close(); err != nil {
+	if err := servers.close(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)
 	}
@@ -134,45 +134,4 @@ func required() bool {
 	default:
 		return true
 	}
-}
-
-// shared is the cluster of the test binary. It is package state because Go's
-// tests have no other place that all tests of a binary can reach.
-var shared = newSharedServer()
-
-// sharedServer starts one server for many, once.
-type sharedServer struct {
-	turn  chan struct{} // holds one value: whoever took it out may use the rest
-	tried bool
-	srv   *Server
-	err   error // of the start; every later test gets it too, without a new try
-}
-
-func newSharedServer() *sharedServer {
-	s := &sharedServer{turn: make(chan struct{}, 1)}
-	s.turn <- struct{}{}
-	return s
-}
-
-func (s *sharedServer) server() (*Server, error) {
-	<-s.turn
-	defer func() { s.turn <- struct{}{} }()
-	if !s.tried {
-		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
-		defer cancel()
-		s.srv, s.err = Start(ctx, Options{})
-		s.tried = true
-	}
-	return s.srv, s.err
-}
-
-func (s *sharedServer) close() error {
-	<-s.turn
-	defer func() { s.turn <- struct{}{} }()
-	srv := s.srv
-	s.tried, s.srv, s.err = false, nil, nil
-	if srv == nil {
-		return nil
-	}
-	return srv.Close()
 }
