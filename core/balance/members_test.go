@@ -244,22 +244,21 @@ func TestObserverMayDoAnything(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			release := make(chan struct{})
 			rec := &recorder{}
-			b, err := balance.New(balance.Config[int]{Backends: backends(2), Observer: rec})
+			b, err := balance.New(balance.Config[int]{Backends: backends(3), Observer: rec})
 			require.NoError(t, err)
 			rec.hook = func(e core.Event) {
 				if e.Kind == core.KindBackendChanged {
 					<-release
 				}
 			}
-			go b.SetHealthy("b0", false)
+			go b.SetHealthy("b2", false)
 			synctest.Wait()
-			for i := range 1001 { // nobody else waits, and nothing piles up
+			for i := range 1000 { // nobody else waits, and nothing piles up
 				b.SetHealthy("b1", i%2 == 1)
 			}
-			require.Error(t, b.Do(t.Context(), func(context.Context, int) error { return nil }))
-			b.SetHealthy("b0", true) // does not fit any more, and is not mixed up with the other's
-			b.SetHealthy("b1", true)
+			b.SetHealthy("b0", false) // does not fit any more, and is not mixed up with the other's
 			b.SetHealthy("b1", false)
+			require.Error(t, b.Do(t.Context(), func(context.Context, int) error { return nil }))
 			close(release)
 			synctest.Wait()
 			state, heard := "healthy", 0
