@@ -1,0 +1,286 @@
+package limit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/surgewall/surgewall/core"
+)
+
+func newKeyed[K comparable](t *testing.T, cfg KeyedConfig) *Keyed[K] {
+	t.Helper()
+	k, err := NewKeyed[K](cfg)
+	require.NoError(t, err)
+	return k
+}
+
+func TestKeyedBadConfig(t *testing.T) {
+	k, err := NewKeyed[string](KeyedConfig{MaxKeys: -1})
+	require.Nil(t, k)
+	require.ErrorIs(t, err, core.ErrConfig)
+	require.ErrorContains(t, err, "limit.KeyedConfig.MaxKeys: -1: must be 0 to 2147483647")
+	require.ErrorContains(t, err, "limit.KeyedConfig.Limit: must be set")
+
+	_, err = NewKeyed[string](KeyedConfig{Limit: TokenBucketConfig{Name: "x", Burst: -1, Observer: &hearing{}}})
+	for _, want := range []string{
+		"limit.KeyedConfig.Limit.Name: x: must be empty",
+		"limit.KeyedConfig.Limit.Rate: 0 per 0s: must have Tokens above 0",
+		"limit.KeyedConfig.Limit.Burst: -1: must be 0 to 2147483647",
+		"limit.KeyedConfig.Limit.Observer: must be nil",
+	} {
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestKeysDoNotShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeyed[int](t, KeyedConfig{Limit: TokenBucketConfig{Rate: PerSecond(10), Burst: 2}})
+		for key := range 1000 {
+			require.True(t, k.AllowN(key, 2))
+			require.False(t, k.Allow(key))
+		}
+		time.Sleep(d)
+		for key := range 1000 {
+			require.True(t, k.Allow(key))
+			require.False(t, k.Allow(key))
+		}
+		s := k.Stats()
+		require.Equal(t, KeyedStats{Admitted: 2000, Refused: 2000, Keys: 1000, MaxKeys: defaultMaxKeys}, s)
+	})
+}
+
+// A flood of fresh keys neither pushes out the debt of a key that is limited
+// nor grows beyond the cap.
+func TestFloodOfKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const maxKeys = 1000
+		k := newKeyed[int](t, KeyedConfig{MaxKeys: maxKeys, Limit: TokenBucketConfig{Rate: PerHour(1), Burst: 3}})
+		require.True(t, k.AllowN(-1, 3))
+		for i := range 100_000 {
+			time.Sleep(time.Millisecond)
+			k.Allow(i)
+			if i%1000 == 0 {
+				require.False(t, k.Allow(-1))
+			}
+		}
+		s := k.Stats()
+		require.Equal(t, maxKeys, s.Keys)
+		require.EqualValues(t, 100_000-(maxKeys-1), s.Overflowed)
+		// The keys that found room had one token each; all others together a burst.
+		require.EqualValues(t, 1+(maxKeys-1)+3, s.Admitted)
+	})
+}
+
+// Once buckets are full again they make room, a few for each new key.
+func TestFullBucketsMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeyed[int](t, KeyedConfig{MaxKeys: 1000, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 1}})
+		for i := range 1000 {
+			require.True(t, k.Allow(i))
+		}
+		require.Equal(t, 1000, k.Stats().Keys)
+		time.Sleep(time.Second)
+		for i := range 1000 {
+			k.Allow(10_000 + i)
+		}
+		s := k.Stats()
+		require.LessOrEqual(t, s.Keys, 1000)
+		require.Less(t, s.Overflowed, uint64(50), "only a shard without an old key has nothing to forget")
+		cells, index := 0, 0
+		for i := range k.shards {
+			cells += len(k.shards[i].cells)
+			index += len(k.shards[i].index)
+			for at, c := range k.shards[i].cells {
+				require.EqualValues(t, at, c.place)
+				require.Same(t, c, k.shards[i].index[c.key])
+			}
+		}
+		require.Equal(t, s.Keys, cells)
+		require.Equal(t, s.Keys, index)
+	})
+}
+
+// What a key took from the overflow bucket is not forgotten when it gets one of
+// its own.
+func TestOverflowedKeyBringsItsDebt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeyed[string](t, KeyedConfig{MaxKeys: 1, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 4}})
+		require.True(t, k.Allow("first"))
+		require.True(t, k.AllowN("late", 4))
+		require.False(t, k.Allow("late"))
+		time.Sleep(2 * time.Second) // "first" is full again
+		k.keys.Add(-1)              // as if its shard had been swept
+		require.True(t, k.AllowN("late", 2))
+		require.False(t, k.Allow("late"))
+		require.EqualValues(t, 2, k.Stats().Overflowed)
+	})
+}
+
+func TestKeyedPermits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeyed[string](t, KeyedConfig{MaxKeys: 1, Limit: TokenBucketConfig{Rate: PerSecond(10), Burst: 5}})
+		ctx := t.Context()
+		left := func(key string) int {
+			n := 0
+			for k.Allow(key) {
+				n++
+			}
+			return n
+		}
+		a, err := k.AcquireKey(ctx, "a", core.Call{Cost: 5})
+		require.NoError(t, err)
+		b, err := k.AcquireKey(ctx, "b", core.Call{Cost: 5}) // in the overflow bucket
+		require.NoError(t, err)
+		a.Cancel()
+		require.Equal(t, 5, left("a"), "it goes back to its key")
+		require.Equal(t, 0, left("b"))
+		b.Finish(ctx, core.Result{Cost: 2})
+		require.Equal(t, 3, left("b"))
+
+		// A permit outlives its key: nothing is given to the key's next bucket,
+		// and a charge finds it.
+		time.Sleep(time.Second)
+		old, err := k.AcquireKey(ctx, "a", core.Call{})
+		require.NoError(t, err)
+		older, err := k.AcquireKey(ctx, "a", core.Call{})
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		home := &k.shards[maphash.Comparable(k.seed, "a")%keyShards]
+		for i := 0; i < 10_000 && home.index["a"] != nil; i++ {
+			k.Allow(fmt.Sprint("fresh", i))
+		}
+		require.Nil(t, home.index["a"])
+		time.Sleep(time.Second)
+		old.Cancel()
+		older.Finish(ctx, core.Result{Cost: 4})
+		require.Equal(t, 2, left("a"), "5, less the 3 charged late")
+	})
+}
+
+func TestKeyedRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hearing{}
+		k := newKeyed[string](t, KeyedConfig{
+			Name: "clients", Observer: h, Limit: TokenBucketConfig{Rate: PerSecond(10), Burst: 2, MaxWait: d},
+		})
+		ctx := t.Context()
+		_, err := k.AcquireKey(ctx, "a", core.Call{Cost: -1})
+		require.ErrorIs(t, err, ErrInvalidCost)
+		_, err = k.AcquireKey(ctx, "a", core.Call{Cost: 3})
+		require.ErrorIs(t, err, ErrNeverFits)
+		require.False(t, k.AllowN("a", -1) || k.AllowN("a", 3))
+		require.True(t, k.AllowN("a", 0) && k.AllowN("a", 2))
+
+		start := time.Now()
+		_, err = k.AcquireKey(ctx, "a", core.Call{Cost: 2})
+		require.ErrorIs(t, err, ErrLimited)
+		require.Equal(t, 2*d, retryAfter(t, err))
+		require.Zero(t, time.Since(start))
+		_, err = k.AcquireKey(ctx, "a", core.Call{})
+		require.NoError(t, err)
+		require.Equal(t, d, time.Since(start), "it waited")
+
+		short, cancel := context.WithCancel(ctx)
+		go func() { time.Sleep(d / 2); cancel() }()
+		_, err = k.AcquireKey(short, "a", core.Call{})
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, ErrLimited)
+		_, err = k.AcquireKey(short, "a", core.Call{})
+		require.ErrorIs(t, err, context.Canceled)
+		time.Sleep(d / 2)
+		require.True(t, k.Allow("a"), "what waited in vain was given back")
+
+		for _, e := range h.events {
+			require.Equal(t, "clients", e.Component)
+		}
+		require.Len(t, h.events, 7)
+		s := k.Stats()
+		require.EqualValues(t, 7, s.Refused)
+		require.EqualValues(t, 3, s.Admitted)
+		r := k.Inspect()
+		require.Equal(t, "keyed_token_bucket", r.Kind)
+		require.Equal(t, "clients", r.Name)
+		require.Contains(t, r.Values, core.Amount("surgewall.limiter.keys", "{key}", 1))
+	})
+}
+
+func TestNilKeyedIsNoLimit(t *testing.T) {
+	var k *Keyed[string]
+	require.True(t, k.Allow("a") && k.AllowN("a", 1e9))
+	require.False(t, k.AllowN("a", -1))
+	_, err := k.AcquireKey(t.Context(), "a", core.Call{})
+	require.NoError(t, err)
+	_, err = k.AcquireKey(t.Context(), "a", core.Call{Cost: -1})
+	require.ErrorIs(t, err, ErrInvalidCost)
+	require.Zero(t, k.Stats())
+	require.Empty(t, k.Name())
+	require.Equal(t, "keyed_token_bucket", k.Inspect().Kind)
+}
+
+// NaN is not equal to itself: in a map it would be a new key each time.
+func TestNaNIsNotANewKeyEachTime(t *testing.T) {
+	k := newKeyed[float64](t, KeyedConfig{Limit: TokenBucketConfig{Rate: PerDay(1), Burst: 3}})
+	admitted := 0
+	for range 1000 {
+		if k.Allow(math.NaN()) {
+			admitted++
+		}
+	}
+	require.Equal(t, 3, admitted)
+	require.Zero(t, k.Stats().Keys)
+}
+
+// Many goroutines on few places, so that keys come and go: no key gets more than
+// its limit.
+func TestKeyedContention(t *testing.T) {
+	start := time.Now() // real time: contention needs it; the bound is exact all the same
+	const keys = 40
+	rate, burst := PerSecond(2_000), 10
+	k := newKeyed[int](t, KeyedConfig{MaxKeys: keys / 2, Limit: TokenBucketConfig{Rate: rate, Burst: burst}})
+	var used [keys]atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 1))
+			for range 20_000 {
+				key, n := r.IntN(keys), 1+r.IntN(3)
+				if r.IntN(2) == 0 {
+					if k.AllowN(key, n) {
+						used[key].Add(int64(n))
+					}
+					continue
+				}
+				p, err := k.AcquireKey(t.Context(), key, core.Call{Cost: n})
+				if err != nil {
+					if !errors.Is(err, ErrLimited) {
+						t.Error(err)
+					}
+					continue
+				}
+				if r.IntN(2) == 0 {
+					p.Cancel()
+					continue
+				}
+				used[key].Add(int64(n))
+				p.Done(t.Context(), core.Success)
+			}
+		})
+	}
+	wg.Wait()
+	elapsed := time.Since(start)
+	for key := range used {
+		require.True(t, within(used[key].Load(), rate, burst, elapsed), "key %d: %d in %v", key, used[key].Load(), elapsed)
+	}
+	require.LessOrEqual(t, k.Stats().Keys, keys/2)
+}

@@ -1,0 +1,120 @@
+package limit
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/internal/clock"
+)
+
+// What errors.Is finds in the *core.Rejection of a limiter.
+var (
+	// ErrLimited: the limit is used up. RetryAfter says for how long.
+	ErrLimited = errors.New("limit: rate limit exceeded")
+
+	// ErrNeverFits: the cost is above the burst, so that no wait is long
+	// enough.
+	ErrNeverFits = errors.New("limit: cost above the burst")
+
+	// ErrInvalidCost: the cost is negative.
+	ErrInvalidCost = errors.New("limit: negative cost")
+)
+
+// refusals makes the rejections of one limiter, and keeps the newest: while the
+// instant to try again stays the same, so does the rejection. A flood of calls
+// that are refused allocates nothing. Calls of different costs, or with different
+// keys, have different instants, so several are kept.
+type refusals struct {
+	name     string
+	clock    clock.Clock
+	observer core.Observer
+
+	// round is what that instant is rounded up to, in ns. With a rate above
+	// 1000 a second it moves with every token, so there it is a millisecond.
+	round int64
+
+	neverFits   core.Rejection
+	invalidCost core.Rejection
+	kept        [8][2]atomic.Pointer[refusal] // by instant; of each two, the newer first
+}
+
+type refusal struct {
+	core.Rejection
+	at int64
+}
+
+func (f *refusals) init(name string, o core.Observer, c clock.Clock, r Rate, burst int) {
+	f.name, f.observer, f.clock = name, o, c
+	f.round = 1
+	if r.Per/time.Duration(r.Tokens) < time.Millisecond {
+		f.round = int64(time.Millisecond)
+	}
+	f.neverFits = core.Rejection{
+		Guard: name, Reason: core.NeverFits, Err: ErrNeverFits, Detail: "burst " + strconv.Itoa(burst),
+	}
+	f.invalidCost = core.Rejection{Guard: name, Reason: core.InvalidCost, Err: ErrInvalidCost}
+}
+
+// misfit is the refusal of a cost that no limit with that burst ever admits, or
+// nil.
+func (f *refusals) misfit(n, burst int) *core.Rejection {
+	switch {
+	case n < 0:
+		return &f.invalidCost
+	case n > burst:
+		return &f.neverFits
+	default:
+		return nil
+	}
+}
+
+// limited is the refusal of a call that may be tried again at the clock
+// reading at.
+func (f *refusals) limited(at int64) *core.Rejection {
+	if up := at % f.round; up != 0 {
+		at = satAdd(at, f.round-up)
+	}
+	const sets = uint64(len(f.kept))
+	set := &f.kept[uint64(at)*0x9e3779b97f4a7c15>>32%sets]
+	for i := range set {
+		if r := set[i].Load(); r != nil && r.at == at {
+			return &r.Rejection
+		}
+	}
+	r := &refusal{core.Rejection{
+		Guard: f.name, Reason: core.RateLimited, Err: ErrLimited, RetryAt: f.clock.Time(at),
+	}, at}
+	set[1].Store(set[0].Load())
+	set[0].Store(r)
+	return &r.Rejection
+}
+
+// ended is the refusal of a call whose context ended before its turn.
+func (f *refusals) ended(cause error) *core.Rejection {
+	return &core.Rejection{Guard: f.name, Reason: core.WaitTimeout, Err: ErrLimited, Cause: cause}
+}
+
+// tell lets the observer hear of a refusal.
+func (f *refusals) tell(ctx context.Context, why core.Reason, n int) {
+	if f.observer != nil {
+		core.Emit(ctx, f.observer, core.Event{
+			Kind: core.KindRejected, Reason: why, Component: f.name, N: int64(n),
+		})
+	}
+}
+
+// await waits for d, or until ctx ends, whose error it returns then.
+func await(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

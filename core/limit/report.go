@@ -1,0 +1,112 @@
+package limit
+
+import "github.com/surgewall/surgewall/core"
+
+// TokenBucketStats is a TokenBucket at one moment.
+type TokenBucketStats struct {
+	Admitted  uint64 // calls admitted
+	Refused   uint64 // calls refused, for whatever reason
+	Cancelled uint64 // calls admitted whose permit was cancelled
+	Available int    // tokens that could be taken now
+	Burst     int    // tokens that a full bucket holds
+}
+
+// Stats reads the counters. Those of a nil *TokenBucket are zero.
+func (b *TokenBucket) Stats() TokenBucketStats {
+	if b == nil {
+		return TokenBucketStats{}
+	}
+	return TokenBucketStats{
+		Admitted:  b.counts.Sum(countAdmitted),
+		Refused:   b.counts.Sum(countRefused),
+		Cancelled: b.counts.Sum(countCancelled),
+		Available: b.available(b.tat.Load(), b.ticks(b.clock.Now())),
+		Burst:     b.burst,
+	}
+}
+
+// Name is the configured name.
+func (b *TokenBucket) Name() string {
+	if b == nil {
+		return ""
+	}
+	return b.name
+}
+
+// Inspect reports the bucket as it is now.
+func (b *TokenBucket) Inspect() core.Report {
+	if b == nil {
+		return core.Report{Kind: "token_bucket"}
+	}
+	s := b.Stats()
+	return core.Report{
+		Kind: "token_bucket", Name: b.name, Since: b.since,
+		Values: append(callValues(s.Admitted, s.Refused),
+			core.Amount("surgewall.limiter.available", "{token}", int64(s.Available))),
+		Settings: []core.Setting{
+			{Name: "Rate", Value: b.rate},
+			{Name: "Burst", Value: b.burst},
+			{Name: "MaxWait", Value: b.maxWait},
+		},
+	}
+}
+
+func callValues(admitted, refused uint64) []core.Value {
+	return []core.Value{
+		core.Count("surgewall.limiter.calls", "{call}", admitted).With("decision", "admitted"),
+		core.Count("surgewall.limiter.calls", "{call}", refused).With("decision", "refused"),
+	}
+}
+
+// KeyedStats is a Keyed at one moment.
+type KeyedStats struct {
+	Admitted   uint64 // calls admitted
+	Refused    uint64 // calls refused, for whatever reason
+	Cancelled  uint64 // calls admitted whose permit was cancelled
+	Overflowed uint64 // calls that used the bucket shared beyond MaxKeys
+	Keys       int    // keys remembered
+	MaxKeys    int
+}
+
+// Stats reads the counters. Those of a nil *Keyed are zero.
+func (k *Keyed[K]) Stats() KeyedStats {
+	if k == nil {
+		return KeyedStats{}
+	}
+	return KeyedStats{
+		Admitted:   k.counts.Sum(countAdmitted),
+		Refused:    k.counts.Sum(countRefused),
+		Cancelled:  k.counts.Sum(countCancelled),
+		Overflowed: k.overflowed.Load(),
+		Keys:       int(min(k.keys.Load(), int64(k.maxKeys))),
+		MaxKeys:    k.maxKeys,
+	}
+}
+
+// Name is the configured name.
+func (k *Keyed[K]) Name() string {
+	if k == nil {
+		return ""
+	}
+	return k.name
+}
+
+// Inspect reports the limiter as it is now, and no key.
+func (k *Keyed[K]) Inspect() core.Report {
+	if k == nil {
+		return core.Report{Kind: "keyed_token_bucket"}
+	}
+	s := k.Stats()
+	return core.Report{
+		Kind: "keyed_token_bucket", Name: k.name, Since: k.since,
+		Values: append(callValues(s.Admitted, s.Refused),
+			core.Amount("surgewall.limiter.keys", "{key}", int64(s.Keys)),
+			core.Count("surgewall.limiter.overflowed", "{call}", s.Overflowed)),
+		Settings: []core.Setting{
+			{Name: "Rate", Value: k.limit.Rate},
+			{Name: "Burst", Value: k.limit.Burst},
+			{Name: "MaxWait", Value: k.limit.MaxWait},
+			{Name: "MaxKeys", Value: k.maxKeys},
+		},
+	}
+}
