@@ -1,7 +1,9 @@
 package httpmw
 
 import (
+	"bytes"
 	"context"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -117,11 +119,14 @@ func bothProtocols(t *testing.T, h http.Handler, test func(t *testing.T, srv *ht
 	}
 }
 
-// serve is a running server of h, closed with the test.
+// serve is a running server of h, closed with the test. No handler may be
+// answered for a second time.
 func serve(t *testing.T, h http.Handler, http2 bool) *httptest.Server {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(h)
 	srv.EnableHTTP2 = http2
+	var said bytes.Buffer // written under the log's lock, read after Close
+	srv.Config.ErrorLog = log.New(&said, "", 0)
 	if http2 {
 		srv.StartTLS()
 	} else {
@@ -130,6 +135,7 @@ func serve(t *testing.T, h http.Handler, http2 bool) *httptest.Server {
 	t.Cleanup(func() {
 		srv.Client().CloseIdleConnections()
 		srv.Close()
+		require.NotContains(t, said.String(), "superfluous")
 	})
 	return srv
 }

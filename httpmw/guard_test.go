@@ -135,12 +135,14 @@ func TestAnswerIsTheFirstFinalStatus(t *testing.T) {
 func TestLatencyEndsWithTheHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &fakeGuard{wants: core.WantsResult}
-		get(Guard(g)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		h := Guard(g)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(20 * time.Millisecond)
 			w.WriteHeader(200)
 			time.Sleep(time.Hour)
 			_, _ = w.Write([]byte("the end"))
-		})))
+		}))
+		time.Sleep(time.Hour)
+		get(h)
 		require.Equal(t, 20*time.Millisecond, g.only(t).Latency)
 	})
 }

@@ -64,6 +64,18 @@ func TestInnerRefusalIsSeenAcrossOtherMiddleware(t *testing.T) {
 	}
 }
 
+// A key function may itself ask a guard.
+func TestRejectionOfAKeyFunctionIsARefusal(t *testing.T) {
+	for name, wants := range allWants {
+		outer := &fakeGuard{wants: wants}
+		get(Chain(Guard(outer), GuardBy(fakeKeyed{}, func(*http.Request) (string, error) {
+			return "", &core.Rejection{Reason: core.Overloaded}
+		}))(answer(200)))
+		_, cancelled := outer.ended(t)
+		require.Equal(t, 1, cancelled, name)
+	}
+}
+
 // As documented: behind a writer that hides the one below, 503 is 503.
 func TestInnerRefusalBehindOpaqueWriterIsItsStatus(t *testing.T) {
 	outer := &fakeGuard{wants: core.WantsResult}

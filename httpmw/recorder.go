@@ -19,12 +19,14 @@ import (
 type recorder struct {
 	base    http.ResponseWriter
 	request *http.Request
-	started time.Time
-	left    time.Duration // until the request's deadline, when it started
+	guard   *guarded
+	started time.Duration // when the request was admitted, on the guard's clock
+	left    time.Duration // until the request's deadline, at that time
 
-	status  int // of the answer; 0 until there is one; 101 also for a hijack
-	answer  core.Result
-	refused bool // a guard further in refused the request
+	latency time.Duration // from started to the answer; 0 until there is one
+	status  int32         // of the answer; 0 until there is one; 101 for a hijack
+	outcome core.Outcome  // what the answer says
+	refused bool          // a guard further in refused the request
 }
 
 // Header is the base's.
@@ -61,36 +63,44 @@ func (rec *recorder) markRefused() { rec.refused = true }
 // client that leaves afterwards does not undo a failure.
 func (rec *recorder) note(status int) {
 	if rec.status == 0 {
-		rec.noteAt(status, time.Since(rec.started))
+		rec.noteAt(status, rec.guard.now()-rec.started)
 	}
 }
 
 func (rec *recorder) noteAt(status int, latency time.Duration) {
-	rec.status = status
-	rec.answer.Latency = max(1, latency) // 0 would mean that it is not known
+	rec.status = int32(status)    // the base took it, so it is at most 999
+	rec.latency = max(1, latency) // 0 would mean that it is not known
 	switch {
 	case status == http.StatusTooManyRequests:
-		rec.answer.Outcome = core.Throttled
+		rec.outcome = core.Throttled
 	case status == http.StatusRequestTimeout:
-		rec.answer.Outcome = core.Ignored
+		rec.outcome = core.Ignored
 	case status < 500 || status == http.StatusNotImplemented:
-		rec.answer.Outcome = core.Success
+		rec.outcome = core.Success
 	default:
-		rec.answer.Err = StatusError(status)
-		rec.answer.Outcome = core.ClassifyLeft(rec.request.Context(), rec.answer.Err, rec.left)
+		rec.outcome = core.ClassifyLeft(rec.request.Context(), StatusError(status), rec.left)
 	}
 }
 
 // result is how a request ended whose handler has returned.
 func (rec *recorder) result() core.Result {
+	r := core.Result{Outcome: rec.outcome, Latency: rec.latency}
 	if rec.status == 0 {
-		rec.answer.Outcome = core.Success // net/http answers 200
+		r.Outcome = core.Success // net/http answers 200
 	}
-	left := errors.Is(rec.request.Context().Err(), context.Canceled)
-	if left && rec.answer.Outcome == core.Success && rec.status != http.StatusSwitchingProtocols {
-		rec.answer.Outcome = core.Ignored
+	if rec.outcome == core.Failure {
+		r.Err = StatusError(rec.status)
 	}
-	return rec.answer
+	if r.Outcome == core.Success && rec.status != http.StatusSwitchingProtocols && rec.clientLeft() {
+		r.Outcome = core.Ignored
+	}
+	return r
+}
+
+// clientLeft reports whether the client has gone, or whoever else may cancel
+// the request has done so.
+func (rec *recorder) clientLeft() bool {
+	return errors.Is(rec.request.Context().Err(), context.Canceled)
 }
 
 // abandon ends the permit of a handler that did not return; after one that
@@ -100,15 +110,14 @@ func (rec *recorder) result() core.Result {
 // so that whoever prints the stack sees where it began.
 func (rec *recorder) abandon(p *core.Permit) {
 	thrown := recover() // nil on return and on runtime.Goexit
+	ctx := rec.request.Context()
 	switch {
-	case thrown == http.ErrAbortHandler && rec.refused:
+	case thrown != http.ErrAbortHandler:
+		p.Finish(ctx, core.Result{Outcome: core.Failure, Err: core.ErrNoReturn, Latency: rec.latency})
+	case rec.refused:
 		p.Cancel()
-	case thrown == http.ErrAbortHandler:
-		rec.answer.Outcome, rec.answer.Err = core.Ignored, nil
-		p.Finish(rec.request.Context(), rec.answer)
 	default:
-		rec.answer.Outcome, rec.answer.Err = core.Failure, core.ErrNoReturn
-		p.Finish(rec.request.Context(), rec.answer)
+		p.Finish(ctx, core.Result{Outcome: core.Ignored, Latency: rec.latency})
 	}
 	if thrown != nil {
 		panic(thrown)

@@ -48,7 +48,7 @@ func (f readerFrom) ReadFrom(src io.Reader) (int64, error) {
 	rec := f.reads
 	var latency time.Duration
 	if rec.status == 0 {
-		latency = time.Since(rec.started)
+		latency = rec.guard.now() - rec.started
 	}
 	n, err := rec.base.(io.ReaderFrom).ReadFrom(src)
 	if n > 0 && rec.status == 0 {
@@ -69,10 +69,10 @@ const (
 // handler: the recorder with the optional interfaces that base has, and no
 // others. Both are one allocation, which is why each combination is a type of
 // its own with the recorder inside.
-func record(base http.ResponseWriter, r *http.Request) (*recorder, http.ResponseWriter) {
+func (g *guarded) record(base http.ResponseWriter, r *http.Request) (*recorder, http.ResponseWriter) {
 	rec, w := compose(base)
-	rec.base, rec.request = base, r
-	rec.left, rec.started = core.TimeLeft(r.Context()), time.Now()
+	rec.base, rec.request, rec.guard = base, r, g
+	rec.left, rec.started = core.TimeLeft(r.Context()), g.now()
 	return rec, w
 }
 

@@ -2,6 +2,7 @@ package httpmw
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -143,7 +144,7 @@ func TestWriterHasTheInterfacesOfItsBase(t *testing.T) {
 	for can, base := range bases() {
 		calls := base.(interface{ counts() map[string]int }).counts()
 		want := map[string]int{}
-		rec, w := record(base, httptest.NewRequest("GET", "/", nil))
+		rec, w := new(guarded).record(base, httptest.NewRequest("GET", "/", nil))
 		require.Same(t, rec, w.(interface{ self() *recorder }).self())
 
 		f, ok := w.(http.Flusher)
@@ -196,7 +197,7 @@ func TestFlushErrorOfTheBaseIsPassedOn(t *testing.T) {
 		plainBase
 		flushErrs
 	}{plainBase{httptest.NewRecorder(), calls}, flushErrs{flushBase{calls}}}
-	_, w := record(base, httptest.NewRequest("GET", "/", nil))
+	_, w := new(guarded).record(base, httptest.NewRequest("GET", "/", nil))
 	require.Equal(t, errBase, http.NewResponseController(w).Flush())
 	w.(http.Flusher).Flush()
 	require.Equal(t, map[string]int{"FlushError": 2}, calls)
@@ -250,12 +251,31 @@ func (failing) Read([]byte) (int, error) { return 0, errBase }
 
 func TestWriteStringReachesTheBase(t *testing.T) {
 	base := httptest.NewRecorder()
-	rec, w := record(base, httptest.NewRequest("GET", "/", nil))
+	rec, w := new(guarded).record(base, httptest.NewRequest("GET", "/", nil))
 	n, err := io.WriteString(w, "text")
 	require.NoError(t, err)
 	require.Equal(t, 4, n)
 	require.Equal(t, "text", base.Body.String())
-	require.Equal(t, 200, rec.status)
+	require.EqualValues(t, 200, rec.status)
+}
+
+func TestHijackIsSuccessWhateverFollows(t *testing.T) {
+	base := struct {
+		plainBase
+		hijacks
+	}{plainBase{httptest.NewRecorder(), nil}, hijacks{map[string]int{}}}
+	g := &fakeGuard{wants: core.WantsResult}
+	ctx, leave := context.WithCancel(t.Context())
+	Guard(g)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _, err := w.(http.Hijacker).Hijack()
+		require.NoError(t, err)
+		require.Equal(t, 1, g.holding())
+		leave()
+		w.WriteHeader(500)
+	})).ServeHTTP(base, httptest.NewRequest("GET", "/", nil).WithContext(ctx))
+	got := g.only(t)
+	require.Equal(t, core.Success, got.Outcome)
+	require.Positive(t, got.Latency)
 }
 
 func TestHijackThatFailsIsNoAnswer(t *testing.T) {
