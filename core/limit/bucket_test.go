@@ -186,16 +186,28 @@ func TestWaitersGoInOrderAndEachAtItsTime(t *testing.T) {
 	})
 }
 
-// A turn that has come is kept, though the context ends at the same instant:
-// otherwise it would be lost for everyone.
-func TestGrantWinsOverDeadline(t *testing.T) {
+// overslept is a context that ends while its waiter is not looking, and lets it
+// look only when its turn has come as well.
+type overslept struct {
+	context.Context
+	cancel context.CancelFunc
+}
+
+func (c overslept) Done() <-chan struct{} {
+	c.cancel()
+	time.Sleep(2 * d)
+	return c.Context.Done()
+}
+
+// A turn that has come is kept, though the context has ended too: given back, it
+// would be lost for everyone.
+func TestGrantWinsOverContext(t *testing.T) {
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBucket(t, TokenBucketConfig{Rate: PerSecond(10), Burst: 1})
 			require.True(t, b.Allow())
-			ctx, cancel := context.WithTimeout(t.Context(), d)
-			defer cancel()
-			require.NoError(t, b.Wait(ctx, 1))
+			ctx, cancel := context.WithCancel(t.Context())
+			require.NoError(t, b.Wait(overslept{ctx, cancel}, 1))
 		})
 	}
 }

@@ -174,7 +174,7 @@ func (g *gcra) available(tat, now uint64) int {
 func (g *gcra) refund(tat, now, after, charge, returned uint64) uint64 {
 	left := int64(after-now) - int64(min(returned, maxDebt))
 	if g.debt(tat, now) > g.full {
-		left = min(left, int64(charge)-max(0, int64(tat-after)))
+		left = min(left, int64(charge)-int64(tat-after))
 	}
 	return uint64(max(0, min(left, int64(charge))))
 }
