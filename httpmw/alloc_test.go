@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/circuit"
+	"github.com/surgewall/surgewall/core/limit"
 )
 
 // discard is a writer that costs nothing, with the interfaces of HTTP/1.1's.
@@ -32,6 +34,7 @@ func TestAllocations(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	free, end, watch := &freeGuard{core.WantsNothing}, &freeGuard{core.WantsEnd}, &freeGuard{core.WantsResult}
+	bucket, breaker := newBucket(t, limit.PerSecond(1_000_000), 1_000_000), newBreaker(t, circuit.Config{})
 	for name, row := range map[string]struct {
 		mw   func(http.Handler) http.Handler
 		want float64
@@ -43,6 +46,9 @@ func TestAllocations(t *testing.T) {
 		"key, result wanted":    {GuardBy(watch, oneKey), 1},
 		"limit, bulkhead":       {Chain(GuardBy(free, oneKey), Guard(end)), 0},
 		"limit, bulkhead, trip": {Chain(GuardBy(free, oneKey), Guard(end), Guard(watch)), 1},
+		"token bucket":          {Guard(bucket), 0},
+		"breaker":               {Guard(breaker), 1},
+		"both in one":           {Guard(core.Chain(bucket, breaker)), 1},
 	} {
 		h := row.mw(http.HandlerFunc(ok))
 		w, r := &discard{header: http.Header{}}, httptest.NewRequest("GET", "/", nil)
@@ -52,6 +58,7 @@ func TestAllocations(t *testing.T) {
 
 func BenchmarkGuard(b *testing.B) {
 	free, watch := &freeGuard{core.WantsNothing}, &freeGuard{core.WantsResult}
+	bucket, breaker := newBucket(b, limit.PerSecond(1_000_000_000), 1_000_000_000), newBreaker(b, circuit.Config{})
 	for _, row := range []struct {
 		name string
 		mw   func(http.Handler) http.Handler
@@ -61,6 +68,9 @@ func BenchmarkGuard(b *testing.B) {
 		{"by-key", GuardBy(free, oneKey)},
 		{"result-wanted", Guard(watch)},
 		{"three", Chain(GuardBy(free, oneKey), Guard(free), Guard(watch))},
+		{"token-bucket", Guard(bucket)},
+		{"breaker", Guard(breaker)},
+		{"bucket-breaker", Guard(core.Chain(bucket, breaker))},
 		{"refused", Guard(&fakeGuard{refusal: &core.Rejection{Reason: core.CircuitOpen}})},
 	} {
 		h := row.mw(http.HandlerFunc(ok))

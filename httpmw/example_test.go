@@ -10,6 +10,7 @@ import (
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/circuit"
+	"github.com/surgewall/surgewall/core/limit"
 	"github.com/surgewall/surgewall/httpmw"
 )
 
@@ -54,10 +55,15 @@ func (full) Acquire(context.Context, core.Call) (core.Permit, error) {
 	return core.Permit{}, &core.Rejection{Guard: "full", Reason: core.ConcurrencyLimited}
 }
 
-// Each client has a guard of its own; who does not say who it is gets in under
+// Each client has a limit of its own; who does not say who it is gets in under
 // no other's name.
 func ExampleGuardBy() {
-	clients := banned{"mallory": true}
+	perClient, err := limit.NewKeyed[string](limit.KeyedConfig{
+		Limit: limit.TokenBucketConfig{Rate: limit.PerHour(1), Burst: 1},
+	})
+	if err != nil {
+		panic(err)
+	}
 	who := func(r *http.Request) (string, error) {
 		name := r.URL.Query().Get("as")
 		if name == "" {
@@ -65,31 +71,23 @@ func ExampleGuardBy() {
 		}
 		return name, nil
 	}
-	h := httpmw.GuardBy(clients, who)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := httpmw.GuardBy(perClient, who)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "welcome")
 	}))
 	show(h, "/?as=alice")
-	show(h, "/?as=mallory")
+	show(h, "/?as=alice")
+	show(h, "/?as=bob")
 	show(h, "/")
 	// Output:
 	// /?as=alice: 200, Retry-After "", welcome
-	// /?as=mallory: 429, Retry-After "1", Too Many Requests
+	// /?as=alice: 429, Retry-After "3600", Too Many Requests
+	// /?as=bob: 200, Retry-After "", welcome
 	// /: 401, Retry-After "", Unauthorized
-}
-
-// banned is a keyed guard that refuses some.
-type banned map[string]bool
-
-func (b banned) AcquireKey(_ context.Context, key string, _ core.Call) (core.Permit, error) {
-	if b[key] {
-		return core.Permit{}, &core.Rejection{Guard: "banned", Reason: core.RateLimited}
-	}
-	return core.Permit{}, nil
 }
 
 func ExampleGuardByWith() {
 	byPath := func(r *http.Request) (string, error) { return r.URL.Path, nil }
-	g := httpmw.GuardByWith(banned{"/admin": true}, byPath, httpmw.GuardConfig{
+	g := httpmw.GuardByWith(closed{"/admin": true}, byPath, httpmw.GuardConfig{
 		Refuse: func(w http.ResponseWriter, _ *http.Request, status int, _ error) {
 			w.WriteHeader(status)
 			fmt.Fprintln(w, "come back later")
@@ -98,8 +96,18 @@ func ExampleGuardByWith() {
 	show(g(http.NotFoundHandler()), "/admin")
 	show(g(http.NotFoundHandler()), "/shop")
 	// Output:
-	// /admin: 429, Retry-After "1", come back later
+	// /admin: 503, Retry-After "1", come back later
 	// /shop: 404, Retry-After "", 404 page not found
+}
+
+// closed is a keyed guard that refuses some keys.
+type closed map[string]bool
+
+func (c closed) AcquireKey(_ context.Context, key string, _ core.Call) (core.Permit, error) {
+	if c[key] {
+		return core.Permit{}, &core.Rejection{Guard: "closed", Reason: core.Unavailable}
+	}
+	return core.Permit{}, nil
 }
 
 // The first middleware is the outermost.

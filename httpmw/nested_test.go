@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -97,6 +98,25 @@ func TestPanicAroundARefusalIsFailure(t *testing.T) {
 	mw := GuardWith(inner, GuardConfig{Refuse: func(http.ResponseWriter, *http.Request, int, error) { panic("refuse") }})
 	require.PanicsWithValue(t, "refuse", func() { get(Chain(Guard(outer), mw)(answer(200))) })
 	require.Equal(t, core.Failure, outer.only(t).Outcome)
+}
+
+func TestCallbackThatExitsHoldsNothing(t *testing.T) {
+	exit := GuardConfig{Refuse: func(http.ResponseWriter, *http.Request, int, error) { runtime.Goexit() }}
+	for name, mw := range map[string]func(http.Handler) http.Handler{
+		"key":    GuardBy(fakeKeyed{}, func(*http.Request) (string, error) { runtime.Goexit(); return "", nil }),
+		"refuse": GuardWith(&fakeGuard{refusal: &core.Rejection{}}, exit),
+	} {
+		for _, wants := range allWants {
+			outer := &fakeGuard{wants: wants}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				get(Chain(Guard(outer), mw)(answer(200)))
+			}()
+			<-done
+			require.ErrorIs(t, outer.only(t).Err, core.ErrNoReturn, name)
+		}
+	}
 }
 
 // Whoever aborts instead of answering a refusal has still not started.

@@ -14,7 +14,7 @@ import (
 	"github.com/surgewall/surgewall/core/circuit"
 )
 
-func newBreaker(t *testing.T, cfg circuit.Config) *circuit.Breaker {
+func newBreaker(t testing.TB, cfg circuit.Config) *circuit.Breaker {
 	t.Helper()
 	b, err := circuit.New(cfg)
 	require.NoError(t, err)

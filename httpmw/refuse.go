@@ -29,8 +29,9 @@ func (e StatusError) ErrorType() string { return strconv.Itoa(int(e)) }
 // the result have their permits cancelled, as for a request that never started.
 //
 // err is or wraps the *core.Rejection; any other error is a plain 503, which is
-// a failure to those guards. A handler that has done work that counts should
-// write its own answer instead.
+// a failure to those guards. A handler should write its own answer if it has
+// done work that counts, and if the limit that is used up is none of its
+// client's, since Refuse says 429 then.
 func Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if _, ok := errors.AsType[*core.Rejection](err); !ok {
 		refuseWithText(w, r, http.StatusServiceUnavailable, err)
@@ -120,15 +121,12 @@ func RefuseWithProblem(w http.ResponseWriter, _ *http.Request, status int, _ err
 // and detail if it is not empty. Headers set before are kept, but for
 // Content-Length.
 func Problem(w http.ResponseWriter, status int, detail string) {
-	body, err := json.Marshal(struct {
+	body, _ := json.Marshal(struct { // strings and a number always marshal
 		Type   string `json:"type"`
 		Title  string `json:"title"`
 		Status int    `json:"status"`
 		Detail string `json:"detail,omitempty"`
 	}{"about:blank", http.StatusText(status), status, detail})
-	if err != nil { // strings and a number always marshal
-		body = nil
-	}
 	h := w.Header()
 	h.Del("Content-Length")
 	h.Set("Content-Type", "application/problem+json")
