@@ -1,0 +1,5 @@
+//go:build !race
+
+package otelhook
+
+const raceEnabled = false
