@@ -36,15 +36,17 @@ func TestInnerRefusalCancelsOuterPermits(t *testing.T) {
 		&core.Rejection{Reason: core.RateLimited},
 		errors.New("the guard failed"),
 	} {
-		for name, wants := range allWants {
-			outer, middle := &fakeGuard{wants: wants}, &fakeGuard{wants: wants}
-			inner := &fakeGuard{refusal: rejection}
-			get(Chain(Guard(outer), GuardBy(fakeKeyed{"": middle}, func(*http.Request) (string, error) { return "", nil }),
-				Guard(inner))(answer(200)))
-			for _, g := range []*fakeGuard{outer, middle} {
-				results, cancelled := g.ended(t)
-				require.Empty(t, results, name)
-				require.Equal(t, 1, cancelled, name)
+		for outerName, outerWants := range allWants {
+			for middleName, middleWants := range allWants {
+				outer, middle := &fakeGuard{wants: outerWants}, &fakeGuard{wants: middleWants}
+				inner := &fakeGuard{refusal: rejection}
+				oneKey := func(*http.Request) (string, error) { return "", nil }
+				get(Chain(Guard(outer), GuardBy(fakeKeyed{"": middle}, oneKey), Guard(inner))(answer(200)))
+				for _, g := range []*fakeGuard{outer, middle} {
+					results, cancelled := g.ended(t)
+					require.Empty(t, results, "%s, %s", outerName, middleName)
+					require.Equal(t, 1, cancelled, "%s, %s", outerName, middleName)
+				}
 			}
 		}
 	}
