@@ -106,6 +106,9 @@ type Config[T any] struct {
 	Observer core.Observer
 }
 
+// Validate reports all problems of the Config, as New would.
+func (c Config[T]) Validate() error { return c.complete() }
+
 // complete fills in the defaults and reports all problems.
 func (c *Config[T]) complete() error {
 	if c.Name == "" {

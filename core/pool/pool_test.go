@@ -243,6 +243,8 @@ func TestConfigReportsAllProblems(t *testing.T) {
 	require.ErrorContains(t, err, "MinIdle: 3: must not be above Max")
 	_, err = New(Config[int]{Dial: dial, MaxAge: time.Second, MaxAgeJitter: time.Second})
 	require.ErrorContains(t, err, "must be below MaxAge")
+	require.NoError(t, Config[int]{Dial: dial}.Validate())
+	require.ErrorIs(t, Config[int]{}.Validate(), core.ErrConfig)
 }
 
 func TestDefaults(t *testing.T) {
