@@ -1,0 +1,125 @@
+// Command bench measures surgewall beside the best Go libraries for the same
+// work, in one run on one machine:
+//
+//	go -C bench run . [-area limit] [-quick] [-json]
+//
+// Ours and each peer run alternately, at least five times; the figures are
+// medians, and the ratio is the median of the ratios pair by pair, so what slows
+// the machine down for a while slows both. Below 1 means that ours is better.
+// Each call's answer is checked: a row whose calls did not do what they should
+// is an error, and the exit code 1.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+)
+
+// areas are what -area takes, in the order of the table. One without rows has
+// none yet.
+var areas = []area{
+	{"limit", limitRows},
+	{"circuit", circuitRows},
+	{"balance", nil},
+	{"pool", poolRows},
+	{"http", nil},
+	{"sql", nil},
+}
+
+type area struct {
+	name string
+	rows []row
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out, log io.Writer) error {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(log)
+	only := flags.String("area", "", "measure this area only: "+areaNames())
+	quick := flags.Bool("quick", false, "short rounds: figures to look at, not to quote")
+	asJSON := flags.Bool("json", false, "print an array of objects, one for each row and peer")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	chosen, err := choose(*only)
+	if err != nil {
+		return err
+	}
+	plan := plan{rounds: 11, slice: 30 * time.Millisecond}
+	if *quick {
+		plan.rounds, plan.slice = 5, 3*time.Millisecond
+	}
+
+	var results []result
+	var failed []error
+	for _, a := range chosen {
+		if len(a.rows) == 0 {
+			fmt.Fprintf(log, "%s: no rows yet\n", a.name)
+		}
+		for _, r := range a.rows {
+			for _, procs := range procCounts() {
+				got, err := plan.measure(ctx, a.name, r, procs)
+				if err != nil {
+					failed = append(failed, fmt.Errorf("%s, %s, procs %d: %w", a.name, r.name, procs, err))
+				}
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				results = append(results, got...)
+			}
+		}
+	}
+	if *asJSON {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		if results == nil {
+			results = []result{}
+		}
+		err = enc.Encode(results)
+	} else {
+		err = printTable(out, results)
+	}
+	return errors.Join(append(failed, err)...)
+}
+
+func choose(name string) ([]area, error) {
+	if name == "" {
+		return areas, nil
+	}
+	for _, a := range areas {
+		if a.name == name {
+			return []area{a}, nil
+		}
+	}
+	return nil, fmt.Errorf("unknown area %q: there are %s", name, areaNames())
+}
+
+func areaNames() string {
+	var names []string
+	for _, a := range areas {
+		names = append(names, a.name)
+	}
+	return strings.Join(names, ", ")
+}
