@@ -285,6 +285,33 @@ func TestFloodAgainstFlush(t *testing.T) {
 	require.EqualValues(t, goroutines*each, rejected(b.named("rate_limiting reject")))
 }
 
+// A refusal that comes while the span of the ones before it is being made opens
+// the next window.
+func TestRefusalWhileItsSpanIsMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h *Hook
+		again := true
+		spans := tracetest.NewSpanRecorder()
+		tracers := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans), sdktrace.WithSpanProcessor(processor{func() {
+			if again {
+				again = false
+				h.Observe(t.Context(), limited("api"))
+			}
+		}}))
+		var err error
+		h, err = New(WithTracerProvider(tracers), WithMeterProvider(metricnoop.NewMeterProvider()))
+		require.NoError(t, err)
+		h.Observe(t.Context(), limited("api"))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.EqualValues(t, 1, rejected(spans.Ended()))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.EqualValues(t, 2, rejected(spans.Ended()))
+		require.NoError(t, h.Shutdown(t.Context()))
+	})
+}
+
 func TestShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend(t)

@@ -137,7 +137,18 @@ func TestReportedRefusalsAreNotCountedTwice(t *testing.T) {
 	require.EqualValues(t, 1, b.metrics(t)[told])
 	_, err = b.Register(shadow)
 	require.NoError(t, err)
-	require.EqualValues(t, 1, b.metrics(t)[told])
+	_, err = shadow.Acquire(t.Context(), core.Call{})
+	require.NoError(t, err)
+	require.EqualValues(t, 2, b.metrics(t)[told])
+
+	// The component knows of more than the Hook has heard.
+	other := &reporter{report: core.Report{Name: "other", Values: []core.Value{
+		core.Count("surgewall.shadow.refusals", "{call}", 5).With("enforced", "false"),
+	}}}
+	_, err = b.Register(other)
+	require.NoError(t, err)
+	b.Observe(t.Context(), core.Event{Kind: core.KindShadowed, Component: "other", Reason: core.RateLimited})
+	require.EqualValues(t, 5, b.metrics(t)["surgewall.shadow.refusals{surgewall.shadow.enforced=false,surgewall.shadow.name=other}"])
 }
 
 type refusing struct{}
