@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -82,6 +83,16 @@ func TestInnerRejectionCancelsTheOuterPermit(t *testing.T) {
 	require.Empty(t, outer.results)
 }
 
+func TestMarkedRejectionCounts(t *testing.T) {
+	outer, inner := newFake("outer", -1), newFake("inner", 0)
+	err := core.Do(t.Context(), outer, func(ctx context.Context) error {
+		return core.Mark(core.Do(ctx, inner, func(context.Context) error { return nil }), core.Failure)
+	})
+	require.ErrorIs(t, err, errFull)
+	require.Zero(t, outer.cancelled)
+	require.Equal(t, core.Failure, outer.results[0].Outcome)
+}
+
 func TestPermitIsFinishedOnce(t *testing.T) {
 	g := newFake("g", -1)
 	p, err := g.Acquire(t.Context(), core.Call{})
@@ -123,6 +134,8 @@ func TestClassify(t *testing.T) {
 		{"caller's deadline, at MinTime", late, context.DeadlineExceeded, core.MinTime, core.Failure},
 		{"caller's deadline, begun too late", late, context.DeadlineExceeded, short, core.Ignored},
 		{"caller's deadline, begun too late, another error", late, plain, short, core.Ignored},
+		{"socket's deadline, begun too late", live, os.ErrDeadlineExceeded, short, core.Ignored},
+		{"socket's deadline", live, os.ErrDeadlineExceeded, enough, core.Failure},
 		{"error with little time left, in time", live, plain, short, core.Failure},
 		{"rejection", live, fmt.Errorf("call: %w", rejection), enough, core.Ignored},
 		{"marked success", live, fmt.Errorf("call: %w", core.Mark(plain, core.Success)), enough, core.Success},

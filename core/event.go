@@ -142,8 +142,21 @@ func emit(ctx context.Context, o Observer, e Event) (returned bool) {
 
 // Hears reports whether o wants events of kind k. A component asks it before it
 // measures what only that event needs.
+// A panic of o is contained, and means no.
 func Hears(o Observer, k Kind) bool {
-	return o != nil && o.Enabled(k)
+	return o != nil && hears(o, k)
+}
+
+func hears(o Observer, k Kind) (wanted bool) {
+	returned := false
+	defer func() {
+		if !returned {
+			_ = recover() // as in emit
+		}
+	}()
+	wanted = o.Enabled(k)
+	returned = true
+	return wanted
 }
 
 // Observers makes one Observer of several, which hear each event in order; a
@@ -173,7 +186,7 @@ type observerList []Observer
 
 func (l observerList) Enabled(k Kind) bool {
 	for _, o := range l {
-		if o.Enabled(k) {
+		if hears(o, k) {
 			return true
 		}
 	}

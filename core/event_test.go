@@ -29,6 +29,21 @@ func TestEmitRespectsEnabled(t *testing.T) {
 	require.True(t, core.Hears(&recorder{}, core.KindRejected))
 }
 
+func TestPanickingEnabledMeansNo(t *testing.T) {
+	var heard recorder
+	require.False(t, core.Hears(mute{}, core.KindAcquired))
+	both := core.Observers(mute{}, &heard)
+	require.True(t, core.Hears(both, core.KindAcquired))
+	require.True(t, core.Emit(t.Context(), both, core.Event{Kind: core.KindAcquired}))
+	require.Len(t, heard.events, 1)
+}
+
+// mute is an observer that cannot even be asked.
+type mute struct{}
+
+func (mute) Enabled(core.Kind) bool              { panic("enabled") }
+func (mute) Observe(context.Context, core.Event) { panic("observe") }
+
 func TestObserversHearTheRestWhenOneDies(t *testing.T) {
 	var first, last recorder
 	dies := observerFunc(func(core.Event) { panic("observer") })
@@ -83,6 +98,8 @@ func TestNamesOfConstants(t *testing.T) {
 		seen["reason "+r.String()] = true
 	}
 	require.Equal(t, "unknown", core.Reason(200).String())
+	require.True(t, core.RateLimited.Retryable() && core.Closed.Retryable())
+	require.False(t, core.NeverFits.Retryable() || core.InvalidCost.Retryable())
 	require.True(t, core.RateLimited.Quota() && core.NeverFits.Quota())
 	require.False(t, core.CircuitOpen.Quota() || core.Overloaded.Quota() || core.Closed.Quota())
 	for o := core.Ignored; o <= core.Throttled; o++ {

@@ -28,7 +28,9 @@ type Call struct {
 	Cost int
 
 	// Priority says whom to refuse first under overload. The zero value is
-	// PriorityNormal, unless the context carries another: see PriorityIn.
+	// PriorityNormal, unless the context carries another: see PriorityIn. A
+	// call that is to be normal under such a context takes one that carries
+	// PriorityNormal.
 	Priority Priority
 }
 

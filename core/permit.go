@@ -69,7 +69,7 @@ func (p *Permit) Done(ctx context.Context, o Outcome) {
 
 // DoneErr is Finish with what Classify makes of err, or Cancel if err is or
 // wraps a *Rejection: a guard further in said no, so the call never started.
-// To count work that was done before that refusal, finish with a Result.
+// To count work that was done before that refusal, Mark the error.
 func (p *Permit) DoneErr(ctx context.Context, err error) {
 	p.doneErr(ctx, err, unlimited)
 }

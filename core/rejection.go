@@ -73,6 +73,10 @@ func (r Reason) Quota() bool {
 	}
 }
 
+// Retryable reports whether another try of the same call can succeed, now or
+// later, even where nobody knows when.
+func (r Reason) Retryable() bool { return r != NeverFits && r != InvalidCost }
+
 // Rejection is the error of a guard that refused. It is what errors.As finds,
 // and errors.Is finds its sentinel (limit.ErrLimited, circuit.ErrOpen, …) and
 // what its Cause wraps.

@@ -98,10 +98,23 @@ func ClassifyLeft(ctx context.Context, err error, left time.Duration) Outcome {
 	switch ended := ctx.Err(); {
 	case errors.Is(ended, context.Canceled):
 		return Ignored
-	case left < MinTime && (ended != nil || errors.Is(err, context.DeadlineExceeded)):
+	case left < MinTime && (ended != nil || timedOut(err)):
 		return Ignored
 	}
 	return Failure
+}
+
+// timedOut reports whether err is a missed deadline: a context's, or that of a
+// socket, which often is noticed before the context that it was taken from.
+func timedOut(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && t.Timeout()
 }
 
 // TimeLeft is the time until ctx's deadline, or the longest Duration if it has
@@ -133,9 +146,9 @@ type marked struct {
 func (m *marked) Unwrap() error { return m.error }
 
 // ErrorType is a short name for err's class, for use as OpenTelemetry's
-// error.type: what an ErrorType method in err's chain says, "canceled" or
-// "timeout" for the errors of a context, else "other". It is "" for a nil err,
-// and never contains text from the error itself.
+// error.type: what an ErrorType method in err's chain says, which must be one
+// of few constants; "canceled", "timeout" or "panic"; else "other". It is ""
+// for a nil err, and never contains the error's text.
 func ErrorType(err error) string {
 	if err == nil {
 		return ""
@@ -149,15 +162,9 @@ func ErrorType(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return "canceled"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "timeout"
 	case errors.Is(err, ErrNoReturn):
 		return "panic"
-	}
-	if t, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](err); ok && t.Timeout() {
+	case timedOut(err):
 		return "timeout"
 	}
 	return "other"
@@ -167,11 +174,22 @@ func (p *Permit) doneErr(ctx context.Context, err error, left time.Duration) {
 	if p.finisher == nil {
 		return
 	}
-	if err != nil {
-		if _, ok := errors.AsType[*Rejection](err); ok {
-			p.Cancel()
-			return
-		}
+	if neverStarted(err) {
+		p.Cancel()
+		return
 	}
 	p.Finish(ctx, Result{Outcome: ClassifyLeft(ctx, err, left), Err: err})
+}
+
+// neverStarted reports whether err is the refusal of a guard further in, and
+// nobody has marked it as anything else.
+func neverStarted(err error) bool {
+	if err == nil {
+		return false
+	}
+	if _, ok := errors.AsType[*marked](err); ok {
+		return false
+	}
+	_, ok := errors.AsType[*Rejection](err)
+	return ok
 }

@@ -76,7 +76,7 @@ func retryAfter(r *core.Rejection) int64 {
 			seconds++
 		}
 		return max(1, seconds)
-	case r.Reason == core.NeverFits || r.Reason == core.InvalidCost:
+	case !r.Reason.Retryable():
 		return 0
 	default:
 		return 1
