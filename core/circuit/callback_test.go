@@ -70,6 +70,24 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// A change that is booked with a clock read before the change ahead of it has
+// lasted no time, and not less.
+func TestChangeWithAStaleClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var heard recorder
+		b := newBreaker(t, Config{FailureThreshold: 1, Observer: &heard})
+		time.Sleep(time.Minute)
+		calls(t, b, "F")
+		b.mu.Lock()
+		b.changeLocked(t.Context(), int64(time.Second), Closed, 0, nil)
+		b.mu.Unlock()
+		b.notices.Drain(b.tell)
+		require.Len(t, heard.events, 2)
+		require.Zero(t, heard.events[1].Duration)
+		require.Equal(t, time.Now(), heard.events[1].At)
+	})
+}
+
 func TestRejectedProbeIsAnEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var heard recorder
@@ -149,17 +167,26 @@ func TestRegressionListenerPanics(t *testing.T) {
 	}
 }
 
-func TestPanicOfOneListenerKeepsNothingFromTheNext(t *testing.T) {
-	var heard recorder
-	b := newBreaker(t, Config{
-		FailureThreshold: 1,
-		OnFailure:        func(core.Result) { panic("first") },
-		OnStateChange:    func(State, State) { panic("second") },
-		Observer:         &heard,
-	})
-	calls(t, b, "F")
-	require.Len(t, heard.events, 1)
-	require.EqualValues(t, 2, b.Stats().CallbackPanics)
+func TestOneListenerKeepsNothingFromTheNext(t *testing.T) {
+	for name, bad := range map[string]func(){"panic": func() { panic("listener") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			var log []string
+			listener := func(who string) {
+				log = append(log, who)
+				bad()
+			}
+			b := newBreaker(t, Config{
+				FailureThreshold: 1,
+				OnFailure:        func(core.Result) { listener("OnFailure") },
+				OnStateChange:    func(State, State) { listener("OnStateChange") },
+				Observer:         &recorder{does: func(core.Event) { listener("Observer") }},
+			})
+			var wg sync.WaitGroup
+			wg.Go(func() { _ = finish(t, b, core.Failure) })
+			wg.Wait()
+			require.Equal(t, []string{"OnFailure", "OnStateChange", "Observer"}, log)
+		})
+	}
 }
 
 // gobreaker deadlocks when its listener asks it anything.

@@ -90,6 +90,23 @@ func TestOverdueProbeStillCounts(t *testing.T) {
 	}
 }
 
+// The places of one half-open time do not count in the next.
+func TestReopeningFreesAllPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := tripped(t, Config{Probes: 1, ProbeLease: time.Hour})
+		time.Sleep(30 * time.Second)
+		slow := admitted(t, b)
+		time.Sleep(time.Hour)
+		admitted(t, b) // holds the place for an hour
+		slow.Done(t.Context(), core.Failure)
+		require.Equal(t, Open, b.State())
+		time.Sleep(30 * time.Second)
+		require.True(t, b.Ready())
+		calls(t, b, "SSS")
+		require.Equal(t, Closed, b.State())
+	})
+}
+
 func TestOverdueProbesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := tripped(t, Config{Probes: 2, SuccessThreshold: 1})
