@@ -118,6 +118,16 @@ func (b *Balancer[T]) mark(id string, to state) (known bool) {
 	return true
 }
 
+// Backends is a copy of the list as it is now.
+func (b *Balancer[T]) Backends() []Backend[T] {
+	members := b.snap.Load().members
+	list := make([]Backend[T], len(members))
+	for i, m := range members {
+		list[i] = m.Backend
+	}
+	return list
+}
+
 // Update replaces the list of backends. One whose ID was in the list before
 // keeps its health and its counts, and takes on the new Value and Guard; a new
 // one begins as healthy; one that is gone is picked no more, and leases that

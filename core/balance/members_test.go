@@ -67,6 +67,8 @@ func TestUpdateKeepsWhatBelongsToTheSameID(t *testing.T) {
 	s := b.Stats().Backends
 	require.Equal(t, []string{"b1", "b0", "new"}, []string{s[0].ID, s[1].ID, s[2].ID})
 	require.False(t, s[0].Healthy)
+	require.Equal(t, 11, b.Backends()[0].Value)
+	require.Len(t, b.Backends(), 3)
 	require.EqualValues(t, 1, s[1].InFlight)
 	require.True(t, s[2].Healthy)
 
