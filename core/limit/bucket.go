@@ -250,19 +250,19 @@ func (b *TokenBucket) acquire(ctx context.Context, n int, patience time.Duration
 // the TAT that it left, the ticks to wait, and the clock reading that these
 // count from.
 //
-// The clock is read after the TAT, and again before a refusal if the TAT was
-// read anew: a stale clock sees more debt than there is. It never sees less, so
-// an admission by a stale clock was due already.
+// The clock is read before the TAT, so that next to nothing passes between
+// reading the TAT and swapping it. A stale clock sees more debt than there is,
+// never less: an admission by it was due already, and before a refusal it is
+// read again if others have moved the TAT meanwhile.
 func (b *TokenBucket) take(n int, patience uint64) (after, wait uint64, now int64, ok bool) {
 	cost := b.one
 	if n != 1 {
 		cost = b.cost(n)
 	}
 	for {
-		tat := b.tat.Load()
 		now = b.clock.Now()
 		var stale bool
-		if after, wait, ok, stale = b.takeAt(tat, now, cost, patience); ok || !stale {
+		if after, wait, ok, stale = b.takeAt(b.tat.Load(), now, cost, patience); ok || !stale {
 			return after, wait, now, ok
 		}
 	}

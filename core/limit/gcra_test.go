@@ -181,6 +181,20 @@ func TestStaleReadingsMintNothing(t *testing.T) {
 	}
 }
 
+// A refusal by a clock that is older than another's admission is not final: x/time/rate
+// under-admits there.
+func TestRefusalByStaleReadingIsNotFinal(t *testing.T) {
+	b := newAt(t, PerSecond(10), 1)
+	before := b.tat.Load()
+	require.True(t, b.allow(d, 1))
+	_, _, ok, stale := b.takeAt(before, int64(d/2), b.one, 0) // saw the TAT before that
+	require.False(t, ok)
+	require.True(t, stale)
+	_, _, ok, stale = b.takeAt(b.tat.Load(), int64(d/2), b.one, 0)
+	require.False(t, ok)
+	require.False(t, stale)
+}
+
 // within reports whether n tokens are at most what r and burst allow in span.
 func within(n int64, r Rate, burst int, span time.Duration) bool {
 	left := new(big.Int).Mul(big.NewInt(n-int64(burst)), big.NewInt(int64(r.Per)))
