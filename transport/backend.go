@@ -2,7 +2,6 @@ package transport
 
 import (
 	"errors"
-	"net/http"
 	"net/url"
 	"strings"
 
@@ -68,44 +67,4 @@ func checkBackend(u *url.URL) string {
 		return "must not have a query or a fragment"
 	}
 	return ""
-}
-
-var errOpaque = errors.New("a request with an opaque URL cannot be sent to another host")
-
-// redirect is req as it is sent to a backend: a shallow copy that shares the
-// headers and the body, which a base does not modify either.
-func redirect(req *http.Request, to *url.URL) (*http.Request, error) {
-	if problem := checkBackend(to); problem != "" {
-		return nil, errors.New("the URL " + problem)
-	}
-	if req.URL == nil {
-		return nil, errors.New("the request has no URL")
-	}
-	if req.URL.Opaque != "" {
-		return nil, errOpaque
-	}
-	u := *req.URL
-	u.Scheme, u.Host = to.Scheme, to.Host
-	if u.RawPath != "" || to.RawPath != "" {
-		u.RawPath = joinPath(to.EscapedPath(), u.EscapedPath())
-	}
-	u.Path = joinPath(to.Path, u.Path)
-	out := req.WithContext(req.Context())
-	out.URL = &u
-	if req.Host == req.URL.Host {
-		out.Host = "" // then the host of the URL is sent
-	}
-	return out, nil
-}
-
-// joinPath puts prefix in front of path with one slash between them, and
-// changes neither: "//" and ".." mean what the backend takes them for.
-func joinPath(prefix, path string) string {
-	if prefix = strings.TrimSuffix(prefix, "/"); prefix == "" || path == "" {
-		return prefix + path
-	}
-	if path[0] != '/' {
-		return prefix + "/" + path
-	}
-	return prefix + path
 }

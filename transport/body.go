@@ -21,7 +21,12 @@ type exchange struct {
 	leased bool
 	left   time.Duration // until the caller's deadline, when it began
 	result core.Result   // by the headers
+
+	sending *requestBody // nil unless the request's body is watched
 }
+
+// wantsResult reports whether the outcome matters: a Balancer counts it.
+func (x *exchange) wantsResult() bool { return x.leased || x.permit.WantsResult() }
 
 // wantsEnd reports whether the end of the body matters.
 func (x *exchange) wantsEnd() bool { return x.leased || x.permit.WantsEnd() }
@@ -38,7 +43,15 @@ func (x *exchange) finishErr(err error) {
 		x.cancel()
 		return
 	}
-	x.finish(core.Result{Outcome: core.ClassifyLeft(x.ctx, err, x.left), Err: err})
+	x.finish(core.Result{Outcome: x.classify(err), Err: err})
+}
+
+// classify is what an error that ended the call says of the server.
+func (x *exchange) classify(err error) core.Outcome {
+	if x.sending.failed() {
+		return core.Ignored
+	}
+	return core.ClassifyLeft(x.ctx, err, x.left)
 }
 
 // cancel ends a call that never started.
@@ -47,8 +60,8 @@ func (x *exchange) cancel() {
 	x.lease.Cancel()
 }
 
-// body is a response body that ends the call. Read, Close and the end of the
-// request's context may meet in it: the first that comes decides how it ended.
+// body is a response body that ends the call. Read and Close may meet in it: the
+// first to end the call decides how it ended.
 type body struct {
 	base  io.ReadCloser
 	call  exchange
@@ -69,7 +82,7 @@ func newBody(base io.ReadCloser, call *exchange) io.ReadCloser {
 
 func (b *body) init(base io.ReadCloser, call *exchange) {
 	b.base = base
-	b.call.ctx, b.call.left, b.call.result = call.ctx, call.left, call.result
+	b.call.ctx, b.call.left, b.call.result, b.call.sending = call.ctx, call.left, call.result, call.sending
 	b.call.permit, b.call.lease = call.permit.Take(), call.lease.Take()
 }
 
@@ -100,7 +113,7 @@ func (b *body) end(err error) {
 	if err != io.EOF { //nolint:errorlint // a reader at its end returns io.EOF itself
 		r.Err = err
 		if r.Outcome == core.Success {
-			r.Outcome = core.ClassifyLeft(b.call.ctx, err, b.call.left)
+			r.Outcome = b.call.classify(err)
 		}
 	}
 	b.call.finish(r)

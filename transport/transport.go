@@ -16,7 +16,6 @@ package transport
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -111,9 +110,11 @@ var (
 //   - the Outcome of the response, if the body was read to the end or closed,
 //   - that of core.Classify if there was no response, or if its body failed and
 //     the Outcome was Success: the caller's cancellation is Ignored, all else,
-//     a missed deadline and a stream that breaks off included, is Failure.
+//     a missed deadline and a stream that breaks off included, is Failure,
+//   - Ignored, if the call failed because the request's body could not be read.
 //
-// The Latency is the time to the headers.
+// The Latency is the time to the headers. A guard that wants no result of its
+// permits (see core.Wants) hears the end only.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	call := exchange{ctx: req.Context()}
 	var resp *http.Response
@@ -138,7 +139,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		call.permit = p.Take()
 	}
-	out := req
+	var copied *outgoing
 	if t.backends != nil {
 		lease, err := t.backends.Pick(call.ctx, balance.PickInfo{})
 		if err != nil {
@@ -146,14 +147,26 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		call.lease, call.leased = lease.Take(), true
-		if out, err = redirect(req, lease.Value()); err != nil {
+		if copied, err = redirect(req, lease.Value()); err != nil {
 			call.cancel()
 			return nil, fmt.Errorf("transport: backend %q: %w", lease.ID(), err)
 		}
 	}
-
-	call.left = core.TimeLeft(call.ctx)
-	start := time.Now()
+	watch := call.wantsResult()
+	var start time.Time
+	if watch {
+		if streams(req.Body, req.GetBody != nil) {
+			if copied == nil {
+				copied = copyOf(req)
+			}
+			call.sending = copied.watchBody()
+		}
+		call.left, start = core.TimeLeft(call.ctx), time.Now()
+	}
+	out := req
+	if copied != nil {
+		out = &copied.req
+	}
 	sent = true
 	resp, err := t.base.RoundTrip(out)
 	if err == nil {
@@ -163,9 +176,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		call.finishErr(err)
 		return nil, err
 	}
-	call.result = core.Result{Outcome: t.outcome(resp), Latency: time.Since(start)}
-	if call.result.Outcome != core.Success {
-		call.result.RetryAfter = retryAfter(resp.Header)
+	if watch {
+		call.result = core.Result{Outcome: t.outcome(resp), Latency: time.Since(start)}
+		if call.result.Outcome != core.Success {
+			call.result.RetryAfter = retryAfter(resp.Header)
+		}
 	}
 	if !call.wantsEnd() || resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
 		call.finish(call.result)
@@ -197,5 +212,3 @@ func complete(resp *http.Response, method string) error {
 	resp.Body = http.NoBody
 	return nil
 }
-
-var _ io.WriterTo = (*bodyWriterTo)(nil)

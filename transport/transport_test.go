@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"reflect"
 	"runtime"
 	"strings"
@@ -232,6 +233,55 @@ func TestRequestIsNotModifiedAndItsBodyIsSent(t *testing.T) {
 	}
 }
 
+// A client of a reverse proxy that breaks off its upload must not open the
+// breaker of the backend.
+func TestUploadThatBreaksOffSaysNothingOfTheServer(t *testing.T) {
+	base, address := serve(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	broken := errors.New("client disconnected")
+	for _, cfg := range []transport.Config{
+		{Base: base},
+		{Base: base, Backends: balancer(t, []string{address})},
+	} {
+		g := newGuard()
+		cfg.Guard = g
+		upload := reading(io.MultiReader(strings.NewReader("half"), errReader{broken}))
+		req := request(t, "POST", address, upload)
+		before := req.Body
+		_, err := newTransport(t, cfg).RoundTrip(req) //nolint:bodyclose // an error
+		require.ErrorIs(t, err, broken)
+		require.Equal(t, core.Ignored, g.only(t).Outcome)
+		require.Same(t, before, req.Body, "the request is not modified")
+	}
+}
+
+// A body that cannot fail is passed on as it is, since net/http sends what it
+// knows to be in memory in one piece with the headers.
+func TestRequestBodyIsWatchedOnlyIfItStreams(t *testing.T) {
+	file, err := os.Open("transport.go")
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		body    io.Reader
+		wants   core.Wants
+		watched bool
+	}{
+		"in memory":    {strings.NewReader("x"), core.WantsResult, false},
+		"none":         {nil, core.WantsResult, false},
+		"file":         {file, core.WantsResult, false},
+		"stream":       {text("x"), core.WantsResult, true},
+		"nobody wants": {text("x"), core.WantsEnd, false},
+	} {
+		g := newGuard()
+		g.wants = c.wants
+		req := request(t, "POST", "http://a", c.body)
+		rt := transport.Guard(g, stub(func(got *http.Request) (*http.Response, error) {
+			require.Equal(t, c.watched, got != req, name)
+			return respond(200, http.NoBody)(got)
+		}))
+		_, err := rt.RoundTrip(req) //nolint:bodyclose // there is none
+		require.NoError(t, err)
+	}
+}
+
 func TestSharedHeaderIsOnlyRead(t *testing.T) {
 	base, address := serve(t, func(http.ResponseWriter, *http.Request) {})
 	rt := newTransport(t, transport.Config{Base: base, Guard: newGuard(), Backends: balancer(t, []string{address})})
@@ -350,7 +400,8 @@ func TestBodyIsWrappedOnlyForWhatWaitsForItsEnd(t *testing.T) {
 		require.Equal(t, wrapped, resp.Body != io.ReadCloser(b))
 		require.Equal(t, wrapped, g.out() == 1)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, core.Success, g.only(t).Outcome)
+		r := g.only(t)
+		require.Equal(t, wants == core.WantsResult, r.Outcome == core.Success)
 	}
 	for name, c := range map[string]struct {
 		status int
