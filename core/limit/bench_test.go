@@ -2,6 +2,10 @@ package limit
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strconv"
 	"sync/atomic"
 	"testing"
 
@@ -85,4 +89,39 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
+}
+
+func BenchmarkKeyed(b *testing.B) {
+	for _, keys := range []int{1, 1_000, 100_000} {
+		b.Run(strconv.Itoa(keys), func(b *testing.B) {
+			k := must(NewKeyed[string](KeyedConfig{
+				MaxKeys: keys, Limit: TokenBucketConfig{Rate: PerSecond(1000), Burst: 1e9},
+			}))
+			names := make([]string, keys)
+			for i := range names {
+				names[i] = fmt.Sprintf("client-%010d", i)
+			}
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			for _, name := range names {
+				k.AllowN(name, 1e6) // so that it still owes when the next comes
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			var turn atomic.Uint64
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				r := rand.New(rand.NewPCG(turn.Add(1), 1))
+				for pb.Next() {
+					if !k.Allow(names[r.IntN(len(names))]) {
+						b.Error("refused")
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(keys), "B/key")
+			runtime.KeepAlive(k)
+		})
+	}
 }

@@ -284,18 +284,22 @@ func (b *TokenBucket) takeAt(tat uint64, now int64, cost, patience uint64) (afte
 	}
 }
 
-// giveBack gives back n of the tokens that a call took.
+// giveBack gives back n of the tokens that a call took. Here a stale clock would
+// see more left of the charge than there is, so it is read after the TAT.
 func (b *TokenBucket) giveBack(t core.Token, n int) {
 	b.refundMu.Lock()
 	defer b.refundMu.Unlock()
-	for !b.giveBackAt(b.clock.Now(), t, n) {
+	for {
+		tat := b.tat.Load()
+		if b.giveBackAt(tat, b.clock.Now(), t, n) {
+			return
+		}
 	}
 }
 
 // giveBackAt is giveBack at a given clock reading, under refundMu. It fails if
-// the TAT changes meanwhile.
-func (b *TokenBucket) giveBackAt(now int64, t core.Token, n int) bool {
-	tat := b.tat.Load()
+// the TAT is not tat any more.
+func (b *TokenBucket) giveBackAt(tat uint64, now int64, t core.Token, n int) bool {
 	returned := b.cost(int(b.returned.Load() - returnedBefore(t)))
 	back := b.refund(tat, b.ticks(now), t.A, b.cost(n), returned)
 	if back == 0 {

@@ -133,7 +133,7 @@ func TestReservePublished(t *testing.T) {
 			tokens := make([]core.Token, len(tc.steps))
 			for i, s := range tc.steps {
 				if s.undo >= 0 {
-					require.True(t, b.giveBackAt(int64(s.at), tokens[s.undo], tokensOf(tokens[s.undo])))
+					require.True(t, b.giveBackAt(b.tat.Load(), int64(s.at), tokens[s.undo], tokensOf(tokens[s.undo])))
 					continue
 				}
 				var turn time.Duration
@@ -277,7 +277,7 @@ func TestBoundInEveryWindow(t *testing.T) {
 					if a.turn <= now {
 						n = rapid.IntRange(1, a.n).Draw(t, "back")
 					}
-					b.giveBackAt(int64(now), a.token, n)
+					b.giveBackAt(b.tat.Load(), int64(now), a.token, n)
 					a.n, a.gone = a.n-n, true
 				}
 			}

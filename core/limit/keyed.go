@@ -297,11 +297,13 @@ func (c *cell[K]) CancelPermit(t core.Token) {
 	c.giveBack(t, tokensOf(t))
 }
 
+// giveBack gives back n of the tokens that a call took; the clock as in
+// TokenBucket's.
 func (c *cell[K]) giveBack(t core.Token, n int) {
 	k := c.home.owner
-	now := k.ticks(k.clock.Now())
 	c.home.mu.Lock()
 	defer c.home.mu.Unlock()
+	now := k.ticks(k.clock.Now())
 	returned := k.cost(int(c.returned - returnedBefore(t)))
 	if back := k.refund(c.tat, now, t.A, k.cost(n), returned); back > 0 {
 		c.tat -= back
