@@ -1,8 +1,8 @@
 // Package pgtest starts throwaway PostgreSQL servers for tests and examples.
 //
 // A [Server] is a real cluster in a temporary folder, made by initdb and run
-// by this process. It keeps nothing: fsync is off, and [Server.Close] stops it
-// and removes its folder.
+// by this process. [Server.Close] stops it and removes its folder. Its data
+// survive a crash of the server, and not one of the machine: fsync is off.
 //
 // # In a test
 //

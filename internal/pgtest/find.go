@@ -160,6 +160,6 @@ func installLine(goos string) string {
 	case "freebsd", "dragonfly":
 		return "pkg install postgresql-server"
 	default:
-		return "apt-get install postgresql; dnf install postgresql-server; apk add postgresql"
+		return "apt-get install postgresql, dnf install postgresql-server or apk add postgresql"
 	}
 }

@@ -263,6 +263,7 @@ func TestWatchdogAlone(t *testing.T) {
 	require.NoError(t, s.watchdog.pipe.Close()) // as the kernel does when a process ends
 	<-s.watchdog.proc.done
 	<-p.done
+	require.False(t, p.cmd.ProcessState.Sys().(syscall.WaitStatus).Signaled(), "it could end by itself")
 	require.NoDirExists(t, s.dir)
 	require.NoError(t, s.Close())
 }

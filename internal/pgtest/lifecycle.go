@@ -30,8 +30,8 @@ func (s *Server) Stop(ctx context.Context) error {
 }
 
 // Kill stops the server in immediate mode, as after a crash: clients lose their
-// connections, and the next start recovers from the log. Committed data are
-// not lost. A server that is not running is fine.
+// connections, and the next start recovers from the log. What was committed is
+// kept. A server that is not running is fine.
 //
 // The postmaster waits for its children, up to 5 seconds for one that does not
 // react, whatever ctx says; if ctx ends first, the error wraps ctx's.
@@ -83,6 +83,11 @@ func (s *Server) Pause(backends ...int) error {
 func (s *Server) Resume() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.resumeLocked()
+}
+
+// resumeLocked is Resume under s.mu.
+func (s *Server) resumeLocked() error {
 	var errs []error
 	for _, pid := range slices.Sorted(maps.Keys(s.paused)) {
 		// A process that has gone meanwhile, by SIGKILL, has nothing to resume.
@@ -106,13 +111,13 @@ func (s *Server) Close() error {
 	if closed {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
-	defer cancel()
-	err = s.halt(ctx, fast)
+	err = s.haltWithin(closeGrace)
 	if s.crashed() {
 		// A postmaster that was killed leaves shared memory behind, which only
 		// the next one on the same data removes.
-		err = errors.Join(err, s.boot(ctx), s.halt(ctx, fast))
+		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+		err = errors.Join(err, s.boot(ctx), s.haltWithin(closeGrace))
+		cancel()
 	}
 	err = errors.Join(err, removeAll(s.dir))
 	s.watchdog.close()
@@ -145,11 +150,22 @@ func (s *Server) exclusively(ctx context.Context, f func() error) error {
 
 // halt stops the server if it is running. The caller holds the turn.
 func (s *Server) halt(ctx context.Context, mode shutdownMode) error {
-	err := s.Resume() // a suspended process does not hear a signal
-	if p := s.running(); p != nil {
+	s.mu.Lock()
+	p := s.proc
+	s.proc = nil            // from here on, Pause finds no server
+	err := s.resumeLocked() // and a suspended process would not hear a signal
+	s.mu.Unlock()
+	if p != nil && p.alive() {
 		err = errors.Join(err, s.end(ctx, p, mode))
 	}
 	return err
+}
+
+// haltWithin is halt in fast mode, with a time instead of a context.
+func (s *Server) haltWithin(d time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return s.halt(ctx, fast)
 }
 
 // end stops p, and kills it when ctx ends before it has stopped. It returns

@@ -14,6 +14,11 @@ import (
 // helperEnv names what the test binary does instead of running tests.
 const helperEnv = "PGTEST_HELPER"
 
+// runHelper does it. Only Linux has tests that need it.
+var runHelper func(mode string)
+
+var _ TB = testing.TB(nil)
+
 func TestMain(m *testing.M) {
 	if mode := os.Getenv(helperEnv); mode != "" {
 		runHelper(mode)

@@ -20,9 +20,9 @@ type Options struct {
 	BinDir string
 
 	// Settings are server settings (the names of postgresql.conf) beside or
-	// instead of the package's own: fsync, synchronous_commit, full_page_writes
-	// and autovacuum off, shared_buffers 16MB. Where the server listens and
-	// keeps its data cannot be set.
+	// instead of the package's own: fsync, full_page_writes and autovacuum off,
+	// shared_buffers 16MB. Where the server listens and keeps its data cannot be
+	// set.
 	Settings map[string]string
 }
 
@@ -42,7 +42,7 @@ type Server struct {
 	turn chan struct{}
 
 	mu       sync.Mutex       // guards what follows
-	proc     *process         // nil before the first start
+	proc     *process         // nil unless a start has finished and no stop has begun
 	paused   map[int]struct{} // pids that Pause stopped
 	closed   bool
 	closeErr error
@@ -187,7 +187,7 @@ func (s *Server) Addr() string {
 }
 
 // PID is the process id of the server's parent process, the postmaster. It is 0
-// while the server is stopped.
+// unless the server is running.
 func (s *Server) PID() int {
 	p := s.running()
 	if p == nil {

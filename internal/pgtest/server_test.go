@@ -60,14 +60,31 @@ func TestServerRestart(t *testing.T) {
 	require.NoError(t, s.Restart(ctx), "of a running server")
 	require.NotEqual(t, pid, s.PID())
 	require.Equal(t, "1", mustQuery(t, dsn, "SELECT count(*) FROM kept"))
+}
 
-	// A crash of the postmaster alone: its children may take a moment to notice.
+// The postmaster crashes alone, and a child of it lives on for a while.
+func TestServerRestartAfterCrash(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no SIGSTOP")
+	}
+	ctx := testContext(t)
+	s := Cluster(t)
+	mustQuery(t, s.DSN(), "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)")
+	conn, err := pgconn.Connect(ctx, s.DSN())
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	require.NoError(t, s.Pause(int(conn.PID())))
 	p := s.running()
 	require.NoError(t, p.cmd.Process.Kill())
 	<-p.done
 	require.Zero(t, s.PID())
-	require.NoError(t, s.Restart(ctx))
-	require.Equal(t, "1", mustQuery(t, dsn, "SELECT count(*) FROM kept"))
+
+	require.ErrorIs(t, s.tryBoot(ctx), errInUse)
+	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond) // real time: a real process lives on
+	defer cancel()
+	require.ErrorIs(t, s.boot(short), context.DeadlineExceeded, "it waits no longer than it may")
+	require.NoError(t, s.Restart(ctx), "which lets the child go on, and end")
+	require.Equal(t, "1", mustQuery(t, s.DSN(), "SELECT count(*) FROM kept"))
 }
 
 func TestServerRestartPortTaken(t *testing.T) {

@@ -11,8 +11,11 @@ import (
 // helperInfo is what a helper process prints once it is where it should be.
 type helperInfo struct{ PID int }
 
-// runHelper is the test binary as a program that starts a server and is killed.
-func runHelper(mode string) {
+func init() { runHelper = startAndWait }
+
+// startAndWait is the test binary as a program that starts a server and is
+// killed.
+func startAndWait(mode string) {
 	s, err := Start(context.Background(), Options{})
 	if err == nil && mode == "paused" {
 		err = s.Pause()

@@ -1,0 +1,52 @@
+package pgtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"testing"
+
+	"github.com/surgewall/surgewall/internal/pgtest"
+)
+
+// A program that brings its own server.
+func ExampleStart() {
+	srv, err := pgtest.Start(context.Background(), pgtest.Options{
+		Settings: map[string]string{"max_connections": "50"},
+	})
+	if errors.Is(err, pgtest.ErrNotInstalled) {
+		fmt.Println("using another server:", err)
+		return
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() {
+		if err := srv.Close(); err != nil {
+			log.Print(err)
+		}
+	}()
+	fmt.Println("PostgreSQL on", srv.Addr())
+}
+
+// A test that uses a database of its own.
+func ExampleDSN() {
+	_ = func(t *testing.T) {
+		dsn := pgtest.DSN(t)
+		t.Log("connect to", dsn)
+	}
+}
+
+// A test that takes its server away from under its clients.
+func ExampleCluster() {
+	_ = func(t *testing.T) {
+		srv := pgtest.Cluster(t)
+		if err := srv.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := srv.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
