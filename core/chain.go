@@ -73,7 +73,7 @@ func (n *chainNode) acquire(ctx context.Context, call Call) (wants Wants, err er
 		if n.permits[i], err = g.Acquire(ctx, call); err != nil {
 			return WantsNothing, err
 		}
-		wants = max(wants, n.permits[i].wants)
+		wants = max(wants, n.permits[i].wants())
 	}
 	whole = true
 	return wants, nil

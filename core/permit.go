@@ -12,9 +12,15 @@ import "context"
 type Permit struct {
 	_        noCopy
 	finisher Finisher
-	token    Token
-	wants    Wants
+	token    Token // the Guard's, with wants in the two highest bits of B
 }
+
+// A Permit of four words travels in registers; a fifth, for wants, would send
+// it through memory, which cost half as much again as the rest of Do.
+const (
+	wantsShift = 62
+	tokenBits  = 1<<wantsShift - 1
+)
 
 // Finisher is what the author of a Guard puts behind a Permit. A Permit calls
 // one of its methods once; a copied Permit may call again with the same token,
@@ -30,7 +36,8 @@ type Finisher interface {
 }
 
 // Token is what a Guard remembers of an admission until its Permit is
-// finished. Its meaning is the Guard's own.
+// finished. Its meaning is the Guard's own. A is 64 bits, and B is 62: NewPermit
+// drops the two highest.
 type Token struct{ A, B uint64 }
 
 // Wants says what a guard still has to learn of an admitted call. An adapter
@@ -50,7 +57,8 @@ const (
 
 // NewPermit makes the Permit of an admitted call. It is for authors of Guards.
 func NewPermit(f Finisher, t Token, w Wants) Permit {
-	return Permit{finisher: f, token: t, wants: w}
+	t.B = t.B&tokenBits | uint64(w)<<wantsShift
+	return Permit{finisher: f, token: t}
 }
 
 // Finish ends the call with r.
@@ -58,6 +66,7 @@ func (p *Permit) Finish(ctx context.Context, r Result) {
 	f, t := p.finisher, p.token
 	*p = Permit{}
 	if f != nil {
+		t.B &= tokenBits
 		f.FinishPermit(ctx, t, r)
 	}
 }
@@ -79,24 +88,27 @@ func (p *Permit) Cancel() {
 	f, t := p.finisher, p.token
 	*p = Permit{}
 	if f != nil {
+		t.B &= tokenBits
 		f.CancelPermit(t)
 	}
 }
 
 // WantsResult reports whether the outcome of the call is of use. If it is
 // false, an adapter need not watch status or errors.
-func (p *Permit) WantsResult() bool { return p.wants >= WantsResult }
+func (p *Permit) WantsResult() bool { return p.wants() >= WantsResult }
 
 // WantsEnd reports whether the end of the call matters: something is held
 // until then. If it is false, an adapter may finish the permit at once.
-func (p *Permit) WantsEnd() bool { return p.wants >= WantsEnd }
+func (p *Permit) WantsEnd() bool { return p.wants() >= WantsEnd }
 
 // Take moves the permit: it returns it and leaves p empty.
 func (p *Permit) Take() Permit {
-	f, t, w := p.finisher, p.token, p.wants
+	f, t := p.finisher, p.token
 	*p = Permit{}
-	return Permit{finisher: f, token: t, wants: w}
+	return Permit{finisher: f, token: t}
 }
+
+func (p *Permit) wants() Wants { return Wants(p.token.B >> wantsShift) }
 
 // noCopy makes go vet's copylocks check report copies of what it is part of.
 type noCopy struct{}

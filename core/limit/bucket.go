@@ -22,7 +22,7 @@ type TokenBucketConfig struct {
 	Rate Rate
 
 	// Burst is how many tokens the bucket holds, so how many calls a caller
-	// that was quiet may make at once; at most 2^31-1.
+	// that was quiet may make at once; at most 2^30-1.
 	// Default: as many as Rate brings in a second, at least 1.
 	Burst int
 
@@ -95,7 +95,7 @@ func NewTokenBucket(cfg TokenBucketConfig) (*TokenBucket, error) {
 func (cfg TokenBucketConfig) check(p *core.Problems, in string) {
 	problem := cfg.Rate.problem()
 	p.If(problem != "", in+"Rate", cfg.Rate, problem)
-	p.If(cfg.Burst < 0 || int64(cfg.Burst) > maxBurst, in+"Burst", cfg.Burst, "must be 0 to 2147483647")
+	p.If(cfg.Burst < 0 || int64(cfg.Burst) > maxBurst, in+"Burst", cfg.Burst, "must be 0 to 1073741823")
 	p.If(cfg.MaxWait < 0, in+"MaxWait", cfg.MaxWait, "must not be negative")
 }
 

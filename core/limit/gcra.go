@@ -41,7 +41,7 @@ const (
 	finest   = 4               // at most 2^4 ticks per ns
 	maxSpan  = uint64(1) << 61 // a full burst and MaxWait together fit in it, in ticks
 	maxDebt  = uint64(1) << 62 // no debt grows beyond it, in ticks
-	maxBurst = math.MaxInt32   // a cost fits in half of a core.Token's word
+	maxBurst = 1<<30 - 1       // a cost fits in 30 bits of a core.Token
 	forever  = time.Duration(math.MaxInt64)
 )
 

@@ -3,6 +3,7 @@ package limit
 import (
 	"context"
 	"hash/maphash"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,7 +117,7 @@ func NewKeyed[K comparable](cfg KeyedConfig) (*Keyed[K], error) {
 		cfg.MaxKeys = defaultMaxKeys
 	}
 	p := core.Check("limit.KeyedConfig")
-	p.If(cfg.MaxKeys < 0 || int64(cfg.MaxKeys) > maxBurst, "MaxKeys", cfg.MaxKeys, "must be 0 to 2147483647")
+	p.If(cfg.MaxKeys < 0 || cfg.MaxKeys > math.MaxInt32, "MaxKeys", cfg.MaxKeys, "must be 0 to 2147483647")
 	p.If(cfg.Limit == nil, "Limit", nil, "must be set")
 	var each TokenBucketConfig
 	if cfg.Limit != nil {

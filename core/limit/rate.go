@@ -2,7 +2,6 @@ package limit
 
 import (
 	"fmt"
-	"math"
 	"math/bits"
 	"time"
 )
@@ -58,8 +57,8 @@ func (r Rate) tooFast() bool { return int64(r.Tokens) > int64(r.Per) }
 func (r Rate) inOneSecond() int {
 	hi, lo := bits.Mul64(uint64(r.Tokens), uint64(time.Second))
 	if hi >= uint64(r.Per) {
-		return math.MaxInt32
+		return maxBurst
 	}
 	n, _ := bits.Div64(hi, lo, uint64(r.Per))
-	return int(min(max(n, 1), math.MaxInt32))
+	return int(min(max(n, 1), maxBurst))
 }
