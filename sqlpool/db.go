@@ -1,0 +1,132 @@
+package sqlpool
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// connector gives database/sql connections of a Pool. To database/sql each is a
+// new one, and its Close is the release.
+type connector struct{ p *Pool }
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	s, err := c.p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &dbConn{s.std, s}, nil
+}
+
+func (connector) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
+
+// stdConn names the field below, so that it does not hide the method Conn.
+type stdConn = stdlib.Conn
+
+// dbConn is pgx's driver connection for the time of one loan. What it does not
+// override is pgx's, and so the interfaces that database/sql looks for are.
+type dbConn struct {
+	*stdConn
+	s *session
+}
+
+// Close gives the connection back.
+func (c *dbConn) Close() error {
+	c.s.end()
+	return nil
+}
+
+func (c *dbConn) Ping(ctx context.Context) error {
+	err := c.stdConn.Ping(ctx)
+	c.s.note(ctx, err)
+	return err
+}
+
+func (c *dbConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	r, err := c.stdConn.ExecContext(ctx, query, args)
+	c.s.note(ctx, err)
+	return r, err
+}
+
+func (c *dbConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	r, err := c.stdConn.QueryContext(ctx, query, args)
+	return c.s.driverRows(ctx, r, err)
+}
+
+func (c *dbConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	st, err := c.stdConn.PrepareContext(ctx, query)
+	c.s.note(ctx, err)
+	if pgx, ok := st.(*stdlib.Stmt); ok {
+		return &dbStmt{pgx, c.s}, err
+	}
+	return st, err
+}
+
+func (c *dbConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	t, err := c.stdConn.BeginTx(ctx, opts)
+	c.s.note(ctx, err)
+	if err != nil {
+		return nil, err
+	}
+	return dbTx{t, c.s, ctx}, nil
+}
+
+type dbTx struct {
+	driver.Tx
+	s   *session
+	ctx context.Context // under which database/sql runs Commit and Rollback
+}
+
+func (t dbTx) Commit() error {
+	err := t.Tx.Commit()
+	t.s.note(t.ctx, err)
+	return err
+}
+
+func (t dbTx) Rollback() error {
+	err := t.Tx.Rollback()
+	t.s.note(t.ctx, err)
+	return err
+}
+
+type dbStmt struct {
+	*stdlib.Stmt
+	s *session
+}
+
+func (st *dbStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	r, err := st.Stmt.ExecContext(ctx, args)
+	st.s.note(ctx, err)
+	return r, err
+}
+
+func (st *dbStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	r, err := st.Stmt.QueryContext(ctx, args)
+	return st.s.driverRows(ctx, r, err)
+}
+
+// driverRows are pgx's, which tell the session how they ended.
+func (s *session) driverRows(ctx context.Context, r driver.Rows, err error) (driver.Rows, error) {
+	s.note(ctx, err)
+	if pgx, ok := r.(*stdlib.Rows); ok && err == nil {
+		return &dbRows{pgx, s, ctx}, nil
+	}
+	return r, err
+}
+
+type dbRows struct {
+	*stdlib.Rows
+	s   *session
+	ctx context.Context // of the statement, which is still running
+}
+
+func (r *dbRows) Next(dest []driver.Value) error {
+	err := r.Rows.Next(dest)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.s.note(r.ctx, err)
+	}
+	return err
+}

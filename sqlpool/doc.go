@@ -1,0 +1,19 @@
+// Package sqlpool is a Postgres connection pool that stays standing when the
+// database does not: callers wait in a bounded, fair queue, connections are
+// dialled in the background, a few at a time, and a guard, such as a breaker,
+// can refuse before anybody waits.
+//
+//	db, err := sqlpool.Open(ctx, sqlpool.Config{DSN: os.Getenv("DATABASE_URL")})
+//	if err != nil {
+//		return err
+//	}
+//	defer db.Close(context.Background())
+//	_, err = db.Exec(ctx, "update item set stock = stock - 1 where id = $1", id)
+//
+// Pool has the methods of pgx's own pool, with its signatures, so that code
+// written for that, by hand or by sqlc, works unchanged. pgx speaks the
+// protocol; its pool is not used. Pool.DB is a *sql.DB on the same connections.
+//
+// Wrap puts a guard around any other database/sql driver, whose pool then stays
+// that of database/sql.
+package sqlpool

@@ -1,0 +1,212 @@
+package sqlpool
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/pool"
+)
+
+// Pool is a pool of connections to a Postgres server. Make one with Open and
+// end it with Close. It is safe for concurrent use.
+//
+// Its methods return a *core.Rejection when the Guard or the pool refuses;
+// errors.Is finds pool.ErrAcquireTimeout, pool.ErrOverloaded,
+// pool.ErrUnavailable or pool.ErrClosed in the latter. Other errors are pgx's,
+// as they are.
+type Pool struct {
+	guard core.Guard
+	pool  *pool.Pool[*conn]
+	db    *sql.DB
+}
+
+// Open makes a Pool. It fails for a bad Config, and reports all its problems at
+// once, without the connection string.
+//
+// It does not wait for the server, which may be down as yet: connections are
+// dialled in the background, and until there is one, callers wait. With
+// RequireServer it waits until a connection is there, at most for ctx, for
+// AcquireTimeout, or until dials have failed for UnavailableAfter, and fails
+// without one.
+func Open(ctx context.Context, cfg Config) (*Pool, error) {
+	connConfig, err := cfg.parse()
+	if err != nil {
+		return nil, err
+	}
+	name := cfg.Name
+	if name == "" {
+		name = address(connConfig)
+	}
+	inner, err := pool.New(cfg.poolConfig(newDialer(connConfig), name))
+	if err != nil {
+		return nil, err
+	}
+	p := &Pool{guard: cfg.Guard, pool: inner}
+	p.db = sql.OpenDB(connector{p})
+	// The connections are the pool's to keep: database/sql holds none that is
+	// not in use, and puts no queue of its own in front.
+	p.db.SetMaxIdleConns(-1)
+	if !cfg.RequireServer {
+		return p, nil
+	}
+	lease, err := inner.Acquire(ctx)
+	if err != nil {
+		// Nobody has a connection, so there is nothing to wait for but dials,
+		// whose ctx Close ends.
+		return nil, errors.Join(err, p.Close(context.WithoutCancel(ctx)))
+	}
+	lease.Release()
+	return p, nil
+}
+
+// Exec runs a statement and returns when it is done.
+func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	s, err := p.begin(ctx)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer s.end()
+	tag, err := s.pgx.Exec(ctx, sql, args...)
+	s.note(ctx, err)
+	return tag, err
+}
+
+// Query runs a statement that returns rows. The connection is in use until the
+// rows are closed, which they are by Close, by an error, and by Next when it
+// returns false.
+func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	s, err := p.begin(ctx)
+	if err != nil {
+		return errRows{err}, err
+	}
+	return s.query(ctx, true, sql, args)
+}
+
+// QueryRow runs a statement that returns at most one row. Its errors are those
+// of Scan, which must be called: it gives the connection back.
+func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	s, err := p.begin(ctx)
+	if err != nil {
+		return errRows{err}
+	}
+	return s.queryRow(ctx, true, sql, args)
+}
+
+// Begin starts a transaction, with a connection of its own until Commit or
+// Rollback: one of them must be called. Unlike in database/sql, the end of ctx
+// does not end the transaction.
+func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) {
+	return p.BeginTx(ctx, pgx.TxOptions{})
+}
+
+// BeginTx is Begin with options.
+func (p *Pool) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error) {
+	s, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.beginTx(ctx, true, opts)
+}
+
+// Acquire borrows a connection, for several statements on the same one. Give it
+// back with Release.
+func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
+	s, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{s}, nil
+}
+
+// Ping asks the server whether it is there, on a connection of the pool. The
+// guard is asked as for any statement.
+func (p *Pool) Ping(ctx context.Context) error {
+	s, err := p.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.end()
+	err = s.pgx.Ping(ctx)
+	s.note(ctx, err)
+	return err
+}
+
+// DB is a *sql.DB on the connections of this pool, always the same. Each of its
+// statements and transactions acquires a connection here, in this pool's queue
+// and after its Guard was asked once, and gives it back at its end. Its own
+// limits stay as they are: raising SetMaxIdleConns would keep connections from
+// the pool. Its Stats say little; read the Pool's. Close closes it.
+//
+// A prepared sql.Stmt is prepared anew for each use, as each may get another
+// connection: two more round trips. Statements that are not prepared cost no
+// more than natively, as pgx caches them for each connection.
+//
+// The connection that sql.Conn.Raw shows has a method Conn() *pgx.Conn.
+func (p *Pool) DB() *sql.DB { return p.db }
+
+// Close ends the pool: it refuses all who wait or ask with pool.ErrClosed,
+// closes the idle connections and waits for those in use to be given back. If
+// ctx ends first, it returns an error that wraps ctx's, and the rest is closed
+// as it comes back.
+func (p *Pool) Close(ctx context.Context) error {
+	return errors.Join(p.db.Close(), p.pool.Close(ctx))
+}
+
+// Name is the configured name.
+func (p *Pool) Name() string { return p.pool.Name() }
+
+// Stats reads the pool. It takes constant time.
+func (p *Pool) Stats() pool.Stats { return p.pool.Stats() }
+
+// Inspect reports the pool, with OpenTelemetry's names (db.client.connection.*)
+// for what those cover, and those of core/pool (surgewall.pool.*) for all.
+func (p *Pool) Inspect() core.Report {
+	r := p.pool.Inspect()
+	s := p.pool.Stats()
+	r.Kind = "sqlpool"
+	values := []core.Value{
+		core.Amount("db.client.connection.count", "{connection}", int64(s.Idle+s.Checking)).
+			With("db.client.connection.state", "idle"),
+		core.Amount("db.client.connection.count", "{connection}", int64(s.Used)).
+			With("db.client.connection.state", "used"),
+		core.Amount("db.client.connection.pending_requests", "{request}", int64(s.Waiting)),
+		core.Count("db.client.connection.timeouts", "{timeout}", s.TimedOut),
+	}
+	for _, set := range r.Settings {
+		switch n, _ := set.Value.(int); set.Name {
+		case "Max":
+			values = append(values, core.Amount("db.client.connection.max", "{connection}", int64(n)))
+		case "MinIdle":
+			values = append(values, core.Amount("db.client.connection.idle.min", "{connection}", int64(n)))
+		}
+	}
+	r.Values = append(values, r.Values...)
+	return r
+}
+
+// String is the pool's name. What the pool holds is not printed: it holds a
+// password.
+func (p *Pool) String() string {
+	if p == nil {
+		return "sqlpool.Pool(nil)"
+	}
+	return "sqlpool.Pool(" + p.Name() + ")"
+}
+
+// Format prints String for every verb: without it, some would print the fields.
+func (p *Pool) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, p.String()) }
+
+// LogValue makes slog log String.
+func (p *Pool) LogValue() slog.Value { return slog.StringValue(p.String()) }
+
+// MarshalJSON marshals String.
+func (p *Pool) MarshalJSON() ([]byte, error) { return json.Marshal(p.String()) }

@@ -1,0 +1,106 @@
+package sqlpool
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/pool"
+)
+
+// session is one use of a connection, from its acquisition to its release: the
+// loan, the guard's permit, and what was learnt of the server meanwhile. It is
+// used by one goroutine at a time, but may be ended by several: once.
+type session struct {
+	*conn
+	lease  pool.Lease[*conn]
+	permit core.Permit
+	ctx    context.Context // the caller's, for what ends without one: Rows.Close
+	left   time.Duration   // of ctx, when the session began
+
+	answered bool         // the server was heard
+	outcome  core.Outcome // of the first error that is no answer
+	err      error        // that error
+	gone     bool         // an error said that the connection is of no more use
+	ended    atomic.Bool
+}
+
+// begin asks the guard, then the pool. A refusal of the pool cancels the
+// permit: the call never started.
+func (p *Pool) begin(ctx context.Context) (*session, error) {
+	s := &session{ctx: ctx}
+	if p.guard != nil {
+		permit, err := p.guard.Acquire(ctx, core.Call{})
+		if err != nil {
+			return nil, err
+		}
+		s.permit = permit.Take()
+		s.left = core.TimeLeft(ctx)
+	}
+	begun := false
+	defer func() {
+		if !begun { // refused, or an observer exited the goroutine
+			s.permit.Cancel()
+		}
+	}()
+	lease, err := p.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	begun = true
+	s.lease, s.conn = lease, lease.Value()
+	return s, nil
+}
+
+// note learns from err, nil included, of a statement under ctx.
+func (s *session) note(ctx context.Context, err error) {
+	if err == nil {
+		s.answered = true
+		return
+	}
+	o := core.Ignored
+	state, ok := sqlState(err)
+	switch {
+	case ok:
+		s.gone = s.gone || classOf(state).gone
+		o = outcome(ctx, err, s.left)
+		s.answered = true
+	case errBadConn(err):
+		s.gone = true // and database/sql tries again: nothing is learnt yet
+	case s.pgx.IsClosed() || errors.Is(err, context.DeadlineExceeded):
+		o = outcome(ctx, err, s.left)
+	default:
+		// The connection stands and the server said nothing: an argument that
+		// could not be encoded, a value that could not be scanned.
+		return
+	}
+	if s.err == nil && o != core.Success {
+		s.outcome, s.err = o, err
+	}
+}
+
+// end gives the connection back, unless that has been done: to the pool if it
+// is clean, else to be destroyed. Then the guard learns how the session went.
+func (s *session) end() {
+	if s.ended.Swap(true) {
+		return
+	}
+	defer s.finish()
+	if s.gone || !s.clean() {
+		s.lease.Destroy()
+	} else {
+		s.lease.Release()
+	}
+}
+
+// finish tells the guard. A session in which the server was not heard, because
+// nothing was asked or because of a panic, teaches nothing.
+func (s *session) finish() {
+	o := s.outcome
+	if s.err == nil && s.answered {
+		o = core.Success
+	}
+	s.permit.Finish(s.ctx, core.Result{Outcome: o, Err: s.err})
+}

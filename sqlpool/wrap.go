@@ -1,0 +1,149 @@
+package sqlpool
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/surgewall/surgewall/core"
+)
+
+// WrapConfig configures Wrap.
+type WrapConfig struct {
+	// Guard is asked once for each statement outside a transaction, and once
+	// for each transaction. It is not asked for connecting, preparing, pinging
+	// and resetting, and not for statements inside a transaction that was begun
+	// with database/sql's BeginTx; a BEGIN sent as a statement is unknown here.
+	// Default nil: no guard, and Wrap returns the connector as it is.
+	Guard core.Guard
+
+	// Outcome says what the error of a statement means for the guard; it is
+	// never asked about driver.ErrSkip and driver.ErrBadConn, which mean that
+	// nothing was sent. Default: the package's Outcome, which knows SQLSTATEs;
+	// of a driver whose errors have no method SQLState() string, it takes each
+	// for a core.Failure that is not the caller's own doing.
+	Outcome func(ctx context.Context, err error) core.Outcome
+}
+
+// Wrap is c with a guard in front of its statements, for sql.OpenDB. When the
+// guard refuses, database/sql returns its *core.Rejection as it is.
+//
+// The guard's permit is held until a statement has returned, until its rows are
+// closed, or until its transaction is committed or rolled back.
+//
+// The connections behave to database/sql as the driver's own do, whichever of
+// the optional interfaces of database/sql/driver those implement: one whose
+// presence alone changes what database/sql does is there exactly if the driver
+// has it; the others fall back to what database/sql does without them. Errors,
+// driver.ErrBadConn included, pass unchanged. What sql.Conn.Raw shows has a
+// method Unwrap() driver.Conn for the driver's own connection.
+//
+// It is safe for concurrent use if c is.
+func Wrap(c driver.Connector, cfg WrapConfig) driver.Connector {
+	if cfg.Guard == nil {
+		return c
+	}
+	g := &guarded{guard: cfg.Guard, outcome: cfg.Outcome}
+	return &wrapConnector{c, g}
+}
+
+type wrapConnector struct {
+	driver.Connector // Driver is the driver's own
+	g                *guarded
+}
+
+func (c *wrapConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	dc, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return wrapDriverConn(dc, c.g), nil
+}
+
+// Close is called by sql.DB.Close.
+func (c *wrapConnector) Close() error {
+	if closer, ok := c.Connector.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
+}
+
+// guarded asks a guard for statements and tells it how they went.
+type guarded struct {
+	guard   core.Guard
+	outcome func(context.Context, error) core.Outcome
+}
+
+// call is one guarded statement or transaction.
+type call struct {
+	g      *guarded
+	ctx    context.Context // of the statement or transaction, while it lasts
+	permit core.Permit
+	left   time.Duration // of ctx, when it began
+	err    error         // of a transaction: the first that is no answer
+	worst  core.Outcome  // of err
+}
+
+func (g *guarded) begin(ctx context.Context) (*call, error) {
+	p, err := g.guard.Acquire(ctx, core.Call{})
+	if err != nil {
+		return nil, err
+	}
+	c := &call{g: g, ctx: ctx, permit: p.Take(), left: core.TimeLeft(ctx)}
+	return c, nil
+}
+
+// abandon is deferred while the driver runs: it finishes the permit if the
+// driver panicked or exited the goroutine, and nobody else did.
+func (c *call) abandon(returned *bool) {
+	if !*returned {
+		c.permit.Finish(c.ctx, core.Result{Outcome: core.Failure, Err: core.ErrNoReturn})
+	}
+}
+
+// end finishes the permit with what err says, or with what was noted before.
+func (c *call) end(err error) {
+	if unsent(err) && c.err == nil {
+		c.permit.Cancel()
+		return
+	}
+	c.note(c.ctx, err)
+	o := core.Success
+	if c.err != nil {
+		o = c.worst
+	}
+	c.permit.Finish(c.ctx, core.Result{Outcome: o, Err: c.err})
+}
+
+// note keeps the first error that is no answer.
+func (c *call) note(ctx context.Context, err error) {
+	if err == nil || unsent(err) || c.err != nil {
+		return
+	}
+	var o core.Outcome
+	if c.g.outcome != nil {
+		o = c.g.outcome(ctx, err)
+	} else {
+		o = outcome(ctx, err, c.left)
+	}
+	if o != core.Success {
+		c.worst, c.err = o, err
+	}
+}
+
+// unsent reports whether database/sql will try the statement again, another way
+// or on another connection: it has not been run, and asks the guard again.
+func unsent(err error) bool {
+	return errors.Is(err, driver.ErrSkip) || errors.Is(err, driver.ErrBadConn)
+}
+
+// rows keeps the permit until they are closed, if the guard has a use for that.
+func (c *call) rows(r driver.Rows) driver.Rows {
+	if !c.permit.WantsEnd() {
+		c.end(nil)
+		return r
+	}
+	return &wrapRows{Rows: r, call: c}
+}

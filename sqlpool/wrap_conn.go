@@ -1,0 +1,378 @@
+package sqlpool
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+
+	"github.com/surgewall/surgewall/core"
+)
+
+// What database/sql/driver has deprecated, and drivers still have.
+type (
+	execer interface {
+		Exec(query string, args []driver.Value) (driver.Result, error)
+	}
+	queryer interface {
+		Query(query string, args []driver.Value) (driver.Rows, error)
+	}
+	beginner interface{ Begin() (driver.Tx, error) }
+	stmt     interface {
+		Exec(args []driver.Value) (driver.Result, error)
+		Query(args []driver.Value) (driver.Rows, error)
+	}
+	columnConverter interface {
+		ColumnConverter(column int) driver.ValueConverter
+	}
+)
+
+// wrapConn is a driver's connection behind a guard. It has the methods whose
+// presence changes nothing, since each can fall back to what database/sql does
+// without it. The rest are added by wrapDriverConn.
+type wrapConn struct {
+	driver.Conn
+	g  *guarded
+	tx *call // the transaction that is open
+}
+
+// The interfaces whose presence alone changes what database/sql does:
+//
+//   - with an Execer or Queryer, old or new, it converts arguments before it knows the
+//     statement, and so without the statement's own converter;
+//   - with both a SessionResetter and a Validator it keeps the connection of a
+//     transaction that its context ended.
+const (
+	hasExec = 1 << iota
+	hasQuery
+	hasReset
+	hasValid
+)
+
+type (
+	wrapExecer   struct{ c *wrapConn }
+	wrapQueryer  struct{ c *wrapConn }
+	wrapConnExec struct {
+		*wrapConn
+		wrapExecer
+	}
+	wrapConnQuery struct {
+		*wrapConn
+		wrapQueryer
+	}
+	wrapConnBoth struct {
+		*wrapConn
+		wrapExecer
+		wrapQueryer
+	}
+)
+
+// wrapDriverConn is dc behind g, with exactly the telling interfaces of dc.
+func wrapDriverConn(dc driver.Conn, g *guarded) driver.Conn {
+	c := &wrapConn{Conn: dc, g: g}
+	has := 0
+	switch dc.(type) {
+	case driver.ExecerContext, execer:
+		has |= hasExec
+	}
+	switch dc.(type) {
+	case driver.QueryerContext, queryer:
+		has |= hasQuery
+	}
+	r, ok := dc.(driver.SessionResetter)
+	if ok {
+		has |= hasReset
+	}
+	v, ok := dc.(driver.Validator)
+	if ok {
+		has |= hasValid
+	}
+	e, q := wrapExecer{c}, wrapQueryer{c}
+	exec, query, both := wrapConnExec{c, e}, wrapConnQuery{c, q}, wrapConnBoth{c, e, q}
+	switch has {
+	case hasExec:
+		return exec
+	case hasQuery:
+		return query
+	case hasExec | hasQuery:
+		return both
+	case hasReset:
+		return struct {
+			*wrapConn
+			driver.SessionResetter
+		}{c, r}
+	case hasReset | hasExec:
+		return struct {
+			wrapConnExec
+			driver.SessionResetter
+		}{exec, r}
+	case hasReset | hasQuery:
+		return struct {
+			wrapConnQuery
+			driver.SessionResetter
+		}{query, r}
+	case hasReset | hasExec | hasQuery:
+		return struct {
+			wrapConnBoth
+			driver.SessionResetter
+		}{both, r}
+	case hasValid:
+		return struct {
+			*wrapConn
+			driver.Validator
+		}{c, v}
+	case hasValid | hasExec:
+		return struct {
+			wrapConnExec
+			driver.Validator
+		}{exec, v}
+	case hasValid | hasQuery:
+		return struct {
+			wrapConnQuery
+			driver.Validator
+		}{query, v}
+	case hasValid | hasExec | hasQuery:
+		return struct {
+			wrapConnBoth
+			driver.Validator
+		}{both, v}
+	case hasReset | hasValid:
+		return struct {
+			*wrapConn
+			driver.SessionResetter
+			driver.Validator
+		}{c, r, v}
+	case hasReset | hasValid | hasExec:
+		return struct {
+			wrapConnExec
+			driver.SessionResetter
+			driver.Validator
+		}{exec, r, v}
+	case hasReset | hasValid | hasQuery:
+		return struct {
+			wrapConnQuery
+			driver.SessionResetter
+			driver.Validator
+		}{query, r, v}
+	case hasReset | hasValid | hasExec | hasQuery:
+		return struct {
+			wrapConnBoth
+			driver.SessionResetter
+			driver.Validator
+		}{both, r, v}
+	}
+	return c
+}
+
+// Unwrap is the driver's own connection.
+func (c *wrapConn) Unwrap() driver.Conn { return c.Conn }
+
+func (c *wrapConn) Ping(ctx context.Context) error {
+	if p, ok := c.Conn.(driver.Pinger); ok {
+		return p.Ping(ctx)
+	}
+	return nil
+}
+
+// CheckNamedValue leaves the value to the next converter if the driver has none.
+func (c *wrapConn) CheckNamedValue(v *driver.NamedValue) error {
+	if checker, ok := c.Conn.(driver.NamedValueChecker); ok {
+		return checker.CheckNamedValue(v)
+	}
+	return driver.ErrSkip
+}
+
+func (c *wrapConn) Prepare(query string) (driver.Stmt, error) {
+	st, err := c.Conn.Prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	return wrapDriverStmt(st, c), nil
+}
+
+func (c *wrapConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	p, ok := c.Conn.(driver.ConnPrepareContext)
+	if ok {
+		st, err := p.PrepareContext(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		return wrapDriverStmt(st, c), nil
+	}
+	st, err := c.Prepare(query)
+	if err == nil && ctx.Err() != nil {
+		_ = st.Close()
+		return nil, ctx.Err()
+	}
+	return st, err
+}
+
+// Close ends a transaction that database/sql did not.
+func (c *wrapConn) Close() error {
+	c.endTx(nil)
+	return c.Conn.Close()
+}
+
+func (c *wrapConn) Begin() (driver.Tx, error) {
+	return c.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+func (c *wrapConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	k, err := c.g.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	returned := false
+	defer k.abandon(&returned)
+	tx, err := c.driverBegin(ctx, opts)
+	returned = true
+	if err != nil {
+		k.end(err)
+		return nil, err
+	}
+	c.tx = k
+	return &wrapTx{tx, c}, nil
+}
+
+// driverBegin is BeginTx of a driver that may not have it. What such a driver
+// cannot do is an error, as in database/sql.
+func (c *wrapConn) driverBegin(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if b, ok := c.Conn.(driver.ConnBeginTx); ok {
+		return b.BeginTx(ctx, opts)
+	}
+	if opts.Isolation != 0 {
+		return nil, core.Mark(errIsolation, core.Ignored)
+	}
+	if opts.ReadOnly {
+		return nil, core.Mark(errReadOnly, core.Ignored)
+	}
+	tx, err := beginner(c.Conn).Begin()
+	if err == nil && ctx.Err() != nil {
+		_ = tx.Rollback()
+		return nil, ctx.Err()
+	}
+	return tx, err
+}
+
+// The texts are those of database/sql, which does not export them.
+var (
+	errIsolation = errors.New("sql: driver does not support non-default isolation level")
+	errReadOnly  = errors.New("sql: driver does not support read-only transactions")
+	errNamed     = errors.New("sql: driver does not support the use of Named Parameters")
+)
+
+// endTx finishes the permit of the transaction, if one is open.
+func (c *wrapConn) endTx(err error) {
+	if k := c.tx; k != nil {
+		c.tx = nil
+		k.end(err)
+	}
+}
+
+type wrapTx struct {
+	driver.Tx
+	c *wrapConn
+}
+
+func (t *wrapTx) Commit() error { return t.end(t.Tx.Commit) }
+
+func (t *wrapTx) Rollback() error { return t.end(t.Tx.Rollback) }
+
+func (t *wrapTx) end(how func() error) error {
+	k := t.c.tx
+	returned := false
+	defer func() {
+		if !returned && k != nil {
+			t.c.tx = nil
+			k.abandon(&returned)
+		}
+	}()
+	err := how()
+	returned = true
+	t.c.endTx(err)
+	return err
+}
+
+// run calls the driver for a statement: guarded, or noted in the transaction
+// that it belongs to. keep says that the permit outlives it, as rows do.
+func (c *wrapConn) run(ctx context.Context, fn func() error) error {
+	_, err := c.start(ctx, fn, false)
+	return err
+}
+
+func (c *wrapConn) start(ctx context.Context, fn func() error, keep bool) (*call, error) {
+	if k := c.tx; k != nil {
+		err := fn()
+		k.note(ctx, err)
+		return nil, err
+	}
+	k, err := c.g.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	returned := false
+	defer k.abandon(&returned)
+	err = fn()
+	returned = true
+	if err != nil || !keep {
+		k.end(err)
+		return nil, err
+	}
+	return k, nil
+}
+
+// query is run for what returns rows.
+func (c *wrapConn) query(ctx context.Context, fn func() (driver.Rows, error)) (r driver.Rows, err error) {
+	k, err := c.start(ctx, func() error {
+		r, err = fn()
+		return err
+	}, true)
+	if err != nil {
+		return nil, err
+	}
+	if k != nil {
+		r = k.rows(r)
+	}
+	return r, nil
+}
+
+// ExecContext of a driver that has it, or the older Exec.
+func (e wrapExecer) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (r driver.Result, err error) {
+	err = e.c.run(ctx, func() (err error) {
+		if x, ok := e.c.Conn.(driver.ExecerContext); ok {
+			r, err = x.ExecContext(ctx, query, args)
+			return err
+		}
+		values, err := plain(ctx, args)
+		if err == nil {
+			r, err = e.c.Conn.(execer).Exec(query, values)
+		}
+		return err
+	})
+	return r, err
+}
+
+// QueryContext of a driver that has it, or the older Query.
+func (q wrapQueryer) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return q.c.query(ctx, func() (driver.Rows, error) {
+		if x, ok := q.c.Conn.(driver.QueryerContext); ok {
+			return x.QueryContext(ctx, query, args)
+		}
+		values, err := plain(ctx, args)
+		if err != nil {
+			return nil, err
+		}
+		return q.c.Conn.(queryer).Query(query, values)
+	})
+}
+
+// plain are the arguments for a driver that knows neither names nor contexts.
+func plain(ctx context.Context, named []driver.NamedValue) ([]driver.Value, error) {
+	values := make([]driver.Value, len(named))
+	for i, v := range named {
+		if v.Name != "" {
+			return nil, core.Mark(errNamed, core.Ignored)
+		}
+		values[i] = v.Value
+	}
+	return values, ctx.Err()
+}
