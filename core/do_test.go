@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -108,6 +110,29 @@ func TestPermitIsFinishedOnce(t *testing.T) {
 	require.Equal(t, []core.Result{{Outcome: core.Success}}, g.results)
 	require.Zero(t, g.twice)
 }
+
+func TestTokenComesBackWhole(t *testing.T) {
+	for _, w := range []core.Wants{core.WantsNothing, core.WantsEnd, core.WantsResult} {
+		want := core.Token{A: math.MaxUint64, B: 1<<62 - 1}
+		var got tokens
+		p := core.NewPermit(&got, want, w)
+		require.Equal(t, w >= core.WantsEnd, p.WantsEnd())
+		require.Equal(t, w >= core.WantsResult, p.WantsResult())
+		moved := p.Take()
+		require.Equal(t, w >= core.WantsResult, moved.WantsResult())
+		moved.Done(t.Context(), core.Success)
+		p = core.NewPermit(&got, want, w)
+		p.Cancel()
+		require.Equal(t, tokens{want, want}, got)
+	}
+	require.LessOrEqual(t, unsafe.Sizeof(core.Permit{}), uintptr(32))
+}
+
+// tokens is a Finisher that remembers what it was given.
+type tokens []core.Token
+
+func (s *tokens) FinishPermit(_ context.Context, t core.Token, _ core.Result) { *s = append(*s, t) }
+func (s *tokens) CancelPermit(t core.Token)                                   { *s = append(*s, t) }
 
 func TestClassify(t *testing.T) {
 	plain := errors.New("plain")

@@ -55,7 +55,7 @@ func TestBadConfig(t *testing.T) {
 		{"absurd", TokenBucketConfig{Rate: PerSecond(1e9 + 1)}, []string{"Rate: 1000000001 per 1s: must be at most 10^9 per second"}},
 		{"all", TokenBucketConfig{Rate: PerSecond(-3), Burst: -1, MaxWait: -time.Second}, []string{
 			"limit.TokenBucketConfig.Rate: -3 per 1s: must have Tokens above 0",
-			"limit.TokenBucketConfig.Burst: -1: must be 0 to 2147483647",
+			"limit.TokenBucketConfig.Burst: -1: must be 0 to 1073741823",
 			"limit.TokenBucketConfig.MaxWait: -1s: must not be negative",
 		}},
 	} {

@@ -36,7 +36,7 @@ func ExampleNewTokenBucket_badConfig() {
 	fmt.Println(errors.Is(err, core.ErrConfig))
 	// Output:
 	// limit.TokenBucketConfig.Rate: -5 per 1s: must have Tokens above 0
-	// limit.TokenBucketConfig.Burst: -1: must be 0 to 2147483647
+	// limit.TokenBucketConfig.Burst: -1: must be 0 to 1073741823
 	// true
 }
 

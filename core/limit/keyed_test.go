@@ -36,7 +36,7 @@ func TestKeyedBadConfig(t *testing.T) {
 	for _, want := range []string{
 		"limit.KeyedConfig.Limit.Name: x: must be empty",
 		"limit.KeyedConfig.Limit.Rate: 0 per 0s: must have Tokens above 0",
-		"limit.KeyedConfig.Limit.Burst: -1: must be 0 to 2147483647",
+		"limit.KeyedConfig.Limit.Burst: -1: must be 0 to 1073741823",
 		"limit.KeyedConfig.Limit.Observer: must be nil",
 	} {
 		require.ErrorContains(t, err, want)
