@@ -40,8 +40,9 @@ type Config struct {
 	// the request itself has is of no account. The Host header, and the name
 	// that TLS asks for, is the backend's, except that a Request.Host which
 	// differs from the host of Request.URL was set on purpose and is sent.
-	// Give each backend a guard of its own in the Balancer. Default: none, the
-	// requests go where they say.
+	// A redirect that http.Client follows is a request like any other: it is
+	// spread anew. Give each backend a guard of its own in the Balancer.
+	// Default: none, the requests go where they say.
 	Backends *balance.Balancer[*url.URL]
 
 	// Outcome, if set, says what a response means for the guards, when its

@@ -42,9 +42,11 @@ func TestStatusIsAnOutcomeAndNeverAnError(t *testing.T) {
 		require.Equal(t, want, g.only(t).Outcome, "%d, read to the end", status)
 
 		g = newGuard()
-		resp, err = transport.Guard(g, respond(status, text("x"))).RoundTrip(request(t, "GET", "http://a", nil))
+		b := text("x")
+		resp, err = transport.Guard(g, respond(status, b)).RoundTrip(request(t, "GET", "http://a", nil))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 1, b.closed)
 		require.Equal(t, want, g.only(t).Outcome, "%d, closed early", status)
 	}
 }
@@ -252,6 +254,22 @@ func TestUploadThatBreaksOffSaysNothingOfTheServer(t *testing.T) {
 		require.Equal(t, core.Ignored, g.only(t).Outcome)
 		require.Same(t, before, req.Body, "the request is not modified")
 	}
+
+	// One that is whole leaves the blame with the server.
+	g := newGuard()
+	rt := transport.Guard(g, readAndFail{broken})
+	_, err := rt.RoundTrip(request(t, "POST", address, text("whole"))) //nolint:bodyclose // an error
+	require.ErrorIs(t, err, broken)
+	require.Equal(t, core.Failure, g.only(t).Outcome)
+}
+
+// readAndFail reads the request to its end, and fails.
+type readAndFail struct{ err error }
+
+func (f readAndFail) RoundTrip(req *http.Request) (*http.Response, error) {
+	_, _ = io.Copy(io.Discard, req.Body)
+	_ = req.Body.Close()
+	return nil, f.err
 }
 
 // A body that cannot fail is passed on as it is, since net/http sends what it
@@ -473,13 +491,21 @@ type errWriter struct{}
 
 func (errWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
+// closingBody is a body whose Close lets everybody else run before it returns.
+type closingBody struct{ *io.PipeReader }
+
+func (b closingBody) Close() error {
+	defer synctest.Wait()
+	return b.PipeReader.Close()
+}
+
 // A Close that interrupts a Read must not be taken for a broken stream.
 func TestCloseInterruptsARead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
 		defer w.Close()
 		g := newGuard()
-		resp, err := transport.Guard(g, respond(200, r)).RoundTrip(request(t, "GET", "http://a", nil))
+		resp, err := transport.Guard(g, respond(200, closingBody{r})).RoundTrip(request(t, "GET", "http://a", nil))
 		require.NoError(t, err)
 		read := make(chan error)
 		go func() {
@@ -492,6 +518,43 @@ func TestCloseInterruptsARead(t *testing.T) {
 		require.NoError(t, resp.Body.Close(), "twice")
 		require.Equal(t, core.Success, g.only(t).Outcome)
 	})
+}
+
+// finishing is a guard whose permits run a function when they are finished.
+type finishing func()
+
+func (f finishing) Acquire(context.Context, core.Call) (core.Permit, error) {
+	return core.NewPermit(f, core.Token{}, core.WantsResult), nil
+}
+func (f finishing) FinishPermit(context.Context, core.Token, core.Result) { f() }
+func (f finishing) CancelPermit(core.Token)                               { f() }
+
+func TestGuardThatDoesNotReturnLeavesTheOthersFinished(t *testing.T) {
+	for name, c := range map[string]struct {
+		base http.RoundTripper
+		fn   finishing
+	}{
+		"panic, finished":  {respond(200, text("")), func() { panic("guard") }},
+		"exit, finished":   {respond(200, text("")), runtime.Goexit},
+		"panic, cancelled": {stub(func(*http.Request) (*http.Response, error) { return nil, rejection() }), func() { panic("guard") }},
+	} {
+		outer := newGuard()
+		b := balancer(t, []string{"http://b"}, c.fn)
+		rt := newTransport(t, transport.Config{Base: c.base, Guard: outer, Backends: b})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer func() { _ = recover() }()
+			resp, err := rt.RoundTrip(request(t, "GET", "http://a", nil))
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+		}()
+		<-done
+		require.Zero(t, outer.out(), name)
+		require.Equal(t, strings.HasSuffix(name, "cancelled"), outer.cancelled == 1, name)
+		require.Zero(t, b.Stats().Backends[0].InFlight, name)
+	}
 }
 
 func TestRetryAfter(t *testing.T) {

@@ -97,7 +97,7 @@ func TestCallerWhoGoesAway(t *testing.T) {
 			g := newGuard()
 			client := &http.Client{Transport: transport.Guard(g, base)}
 			if c.timeout {
-				client.Timeout = 100 * time.Millisecond // real time: a socket is waited for
+				client.Timeout = 300 * time.Millisecond // real time: a socket is waited for
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() {
@@ -328,14 +328,14 @@ func TestHTTP2StreamInBothDirections(t *testing.T) {
 
 // A timeout that is meant for the headers must not cut the body.
 func TestHeaderTimeoutOfTheBaseDoesNotCutTheBody(t *testing.T) {
-	const wait = 100 * time.Millisecond
+	const wait = 500 * time.Millisecond
 	base, address := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/hang" {
 			<-r.Context().Done()
 			return
 		}
 		_ = http.NewResponseController(w).Flush()
-		<-time.After(3 * wait) // real time: a socket is waited for
+		<-time.After(wait + wait/4) // real time: a socket is waited for
 		_, _ = io.WriteString(w, strings.Repeat("x", 10))
 	})
 	base.ResponseHeaderTimeout = wait
