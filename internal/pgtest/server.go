@@ -56,7 +56,7 @@ var ErrClosed = errors.New("pgtest: server closed")
 const portTries = 10
 
 // Start makes a new cluster and starts its server. When it returns, the server
-// accepts connections. It takes about half a second, nearly all of it initdb's.
+// accepts connections. Nearly all of its time, a second or so, is initdb's.
 //
 // When ctx ends first, or anything fails, Start leaves nothing behind. The end
 // of ctx does not stop a server that has started. If there are no binaries, the
