@@ -131,7 +131,7 @@ func TestRefusalsBecomeOneSpanPerLimiterAndInterval(t *testing.T) {
 		require.Len(t, spans, 1, "the window of login is open for 300 ms more")
 		s := spans[0]
 		require.Equal(t, map[string]any{
-			"surgewall.rate_limiting.policy":         "api",
+			"surgewall.rate_limiting.name":           "api",
 			"surgewall.rate_limiting.reason":         "rate_limited",
 			"surgewall.rate_limiting.rejected.count": int64(10),
 		}, attrs(s.Attributes()))
@@ -150,7 +150,7 @@ func TestRefusalsBecomeOneSpanPerLimiterAndInterval(t *testing.T) {
 		spans = b.named("rate_limiting reject")
 		require.Len(t, spans, 2)
 		require.Equal(t, map[string]any{
-			"surgewall.rate_limiting.policy":         "login",
+			"surgewall.rate_limiting.name":           "login",
 			"surgewall.rate_limiting.reason":         "never_fits",
 			"surgewall.rate_limiting.rejected.count": int64(3),
 		}, attrs(spans[1].Attributes()))
@@ -178,10 +178,10 @@ func TestNamesOfRefusals(t *testing.T) {
 		{
 			core.KindRejected, core.Paused, "rate_limiting reject",
 			map[string]any{
-				"surgewall.rate_limiting.policy": "x", "surgewall.rate_limiting.reason": "paused",
+				"surgewall.rate_limiting.name": "x", "surgewall.rate_limiting.reason": "paused",
 				"surgewall.rate_limiting.rejected.count": int64(1),
 			},
-			"surgewall.rate_limiting.requests{surgewall.rate_limiting.policy=x,surgewall.rate_limiting.result=rejected}",
+			"surgewall.rate_limiting.requests{surgewall.rate_limiting.name=x,surgewall.rate_limiting.result=rejected}",
 		},
 		{
 			core.KindRejected, core.CircuitOpen, "load_shedding reject",
@@ -202,7 +202,7 @@ func TestNamesOfRefusals(t *testing.T) {
 		{
 			core.KindShadowed, core.RateLimited, "rate_limiting shadow",
 			map[string]any{
-				"surgewall.rate_limiting.policy": "x", "surgewall.rate_limiting.reason": "rate_limited",
+				"surgewall.rate_limiting.name": "x", "surgewall.rate_limiting.reason": "rate_limited",
 				"surgewall.rate_limiting.rejected.count": int64(1),
 			},
 			"surgewall.shadow.refusals{surgewall.shadow.enforced=false,surgewall.shadow.name=x}",
@@ -252,7 +252,7 @@ func TestFlood(t *testing.T) {
 		require.Len(t, spans, 10)
 		require.EqualValues(t, goroutines*each, rejected(spans))
 		require.Equal(t, map[string]float64{
-			"surgewall.rate_limiting.requests{surgewall.rate_limiting.policy=api,surgewall.rate_limiting.result=rejected}": goroutines * each,
+			"surgewall.rate_limiting.requests{surgewall.rate_limiting.name=api,surgewall.rate_limiting.result=rejected}": goroutines * each,
 		}, b.metrics(t))
 	})
 }
@@ -385,7 +385,7 @@ func TestNamesAreBounded(t *testing.T) {
 	spans := b.named("rate_limiting reject")
 	require.Len(t, spans, maxNames+1)
 	require.EqualValues(t, names, rejected(spans))
-	require.EqualValues(t, 500, b.metrics(t)["surgewall.rate_limiting.requests{surgewall.rate_limiting.policy=_OTHER,surgewall.rate_limiting.result=rejected}"])
+	require.EqualValues(t, 500, b.metrics(t)["surgewall.rate_limiting.requests{surgewall.rate_limiting.name=_OTHER,surgewall.rate_limiting.result=rejected}"])
 }
 
 func TestRefusalAllocatesNothing(t *testing.T) {

@@ -37,7 +37,7 @@ const (
 	keyReopens       = attribute.Key("surgewall.circuit_breaker.reopen.count")
 	keyRefused       = attribute.Key("surgewall.circuit_breaker.rejected.count")
 
-	keyPolicy     = attribute.Key("surgewall.rate_limiting.policy")
+	keyLimiter    = attribute.Key("surgewall.rate_limiting.name")
 	keyResult     = attribute.Key("surgewall.rate_limiting.result")
 	keyShedder    = attribute.Key("surgewall.load_shedding.name")
 	keyShedReason = attribute.Key("surgewall.load_shedding.reason")

@@ -135,7 +135,7 @@ func (h *Hook) spanOf(key refusalKey, r *refusals, opened int64, link trace.Span
 func (k refusalKey) attributes(count uint64, reason core.Reason) []attribute.KeyValue {
 	namespace, name := "surgewall.load_shedding.", keyShedder
 	if k.quota {
-		namespace, name = "surgewall.rate_limiting.", keyPolicy
+		namespace, name = "surgewall.rate_limiting.", keyLimiter
 	}
 	return []attribute.KeyValue{
 		name.String(k.name),

@@ -233,7 +233,7 @@ func (h *Hook) ownCounts(instruments map[string]*instrument) sums {
 					keyShadow.String(key.name), keyEnforced.String("false")), n)
 			case key.quota:
 				own.add(instruments[metricLimited], attribute.NewSet(
-					keyPolicy.String(key.name), keyResult.String("rejected")), n)
+					keyLimiter.String(key.name), keyResult.String("rejected")), n)
 			default:
 				own.add(instruments[metricShed], attribute.NewSet(
 					keyShedder.String(key.name), keyShedReason.String(core.Reason(i).String())), n)

@@ -381,9 +381,9 @@ func TestInspect(t *testing.T) {
 	require.Equal(t, "api", r.Name)
 	require.False(t, r.Since.IsZero())
 	require.Equal(t, []core.Value{
-		core.Count("surgewall.limiter.calls", "{call}", 1).With("decision", "admitted"),
-		core.Count("surgewall.limiter.calls", "{call}", 1).With("decision", "refused"),
-		core.Amount("surgewall.limiter.available", "{token}", 1),
+		core.Count("surgewall.rate_limiting.requests", "{request}", 1).With("result", "acquired"),
+		core.Count("surgewall.rate_limiting.requests", "{request}", 1).With("result", "rejected"),
+		core.Amount("surgewall.rate_limiting.tokens.available", "{token}", 1),
 	}, r.Values)
 	require.Equal(t, []core.Setting{
 		{Name: "Rate", Value: PerMinute(1)}, {Name: "Burst", Value: 2}, {Name: "MaxWait", Value: time.Duration(0)},

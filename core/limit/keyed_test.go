@@ -211,7 +211,7 @@ func TestKeyedRefusals(t *testing.T) {
 		r := k.Inspect()
 		require.Equal(t, "keyed_token_bucket", r.Kind)
 		require.Equal(t, "clients", r.Name)
-		require.Contains(t, r.Values, core.Amount("surgewall.limiter.keys", "{key}", 1))
+		require.Contains(t, r.Values, core.Amount("surgewall.rate_limiting.key.count", "{key}", 1))
 	})
 }
 

@@ -42,7 +42,7 @@ func (b *TokenBucket) Inspect() core.Report {
 	return core.Report{
 		Kind: "token_bucket", Name: b.name, Since: b.since,
 		Values: append(callValues(s.Admitted, s.Refused),
-			core.Amount("surgewall.limiter.available", "{token}", int64(s.Available))),
+			core.Amount("surgewall.rate_limiting.tokens.available", "{token}", int64(s.Available))),
 		Settings: []core.Setting{
 			{Name: "Rate", Value: b.rate},
 			{Name: "Burst", Value: b.burst},
@@ -53,8 +53,8 @@ func (b *TokenBucket) Inspect() core.Report {
 
 func callValues(admitted, refused uint64) []core.Value {
 	return []core.Value{
-		core.Count("surgewall.limiter.calls", "{call}", admitted).With("decision", "admitted"),
-		core.Count("surgewall.limiter.calls", "{call}", refused).With("decision", "refused"),
+		core.Count("surgewall.rate_limiting.requests", "{request}", admitted).With("result", "acquired"),
+		core.Count("surgewall.rate_limiting.requests", "{request}", refused).With("result", "rejected"),
 	}
 }
 
@@ -100,8 +100,8 @@ func (k *Keyed[K]) Inspect() core.Report {
 	return core.Report{
 		Kind: "keyed_token_bucket", Name: k.name, Since: k.since,
 		Values: append(callValues(s.Admitted, s.Refused),
-			core.Amount("surgewall.limiter.keys", "{key}", int64(s.Keys)),
-			core.Count("surgewall.limiter.overflowed", "{call}", s.Overflowed)),
+			core.Amount("surgewall.rate_limiting.key.count", "{key}", int64(s.Keys)),
+			core.Count("surgewall.rate_limiting.key.overflows", "{call}", s.Overflowed)),
 		Settings: []core.Setting{
 			{Name: "Rate", Value: k.limit.Rate},
 			{Name: "Burst", Value: k.limit.Burst},
