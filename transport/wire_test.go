@@ -190,7 +190,8 @@ func TestTrailersHeadAndEmptyAnswers(t *testing.T) {
 	require.Zero(t, g.out())
 }
 
-// A permit that was not given back with the body would hang the second request.
+// A wrapper that kept the base from seeing the end of a body would keep its
+// connection from the next request.
 func TestOneConnectionServesOneAfterTheOther(t *testing.T) {
 	base, address := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "x") })
 	base.MaxConnsPerHost = 1

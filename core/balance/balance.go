@@ -1,19 +1,16 @@
 // Package balance spreads calls over several backends of any type: URLs,
 // connection pools, clients.
 //
-// A [Balancer] picks one for each call; the [Lease] it returns is finished with
-// how the call ended. Backends are marked healthy or not, come and go at run
-// time, and may each have a guard of their own, a circuit breaker say: one that
-// would refuse is passed over without being asked.
+// A [Balancer] picks one for each call. Backends are marked healthy or not, come
+// and go at run time, and may each have a guard of their own, a circuit breaker
+// say: one that would refuse is passed over without being asked.
 //
-//	lease, err := backends.Pick(ctx, balance.PickInfo{})
-//	if err != nil {
-//		return err
-//	}
-//	defer lease.Cancel() // does nothing once the lease is finished
-//	err = lease.Value().Charge(ctx, order)
-//	lease.DoneErr(ctx, err)
-//	return err
+//	err := backends.Do(ctx, func(ctx context.Context, c *Client) error {
+//		return c.Charge(ctx, order)
+//	})
+//
+// Where a call is not a function, Pick returns a [Lease], to be finished with how
+// the call ended.
 //
 // A pick takes no lock and allocates nothing: it reads an immutable snapshot of
 // the backends, which every change replaces.
