@@ -133,43 +133,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		call.finish(core.Result{Outcome: core.Failure, Err: core.ErrNoReturn}) // unless it is finished
 	}()
 
-	if t.guard != nil {
-		p, err := t.guard.Acquire(call.ctx, core.Call{})
-		if err != nil {
-			return nil, err
-		}
-		call.permit = p.Take()
+	out, err := t.admit(req, &call)
+	if err != nil {
+		return nil, err
 	}
-	var copied *outgoing
-	if t.backends != nil {
-		lease, err := t.backends.Pick(call.ctx, balance.PickInfo{})
-		if err != nil {
-			call.cancel()
-			return nil, err
-		}
-		call.lease, call.leased = lease.Take(), true
-		if copied, err = redirect(req, lease.Value()); err != nil {
-			call.cancel()
-			return nil, fmt.Errorf("transport: backend %q: %w", lease.ID(), err)
-		}
-	}
-	watch := call.wantsResult()
 	var start time.Time
+	watch := call.wantsResult()
 	if watch {
-		if streams(req.Body, req.GetBody != nil) {
-			if copied == nil {
-				copied = copyOf(req)
-			}
-			call.sending = copied.watchBody()
-		}
 		call.left, start = core.TimeLeft(call.ctx), time.Now()
 	}
-	out := req
-	if copied != nil {
-		out = &copied.req
-	}
 	sent = true
-	resp, err := t.base.RoundTrip(out)
+	resp, err = t.base.RoundTrip(out)
 	if err == nil {
 		err = complete(resp, req.Method)
 	}
@@ -190,6 +164,41 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	answered = true
 	return resp, nil
+}
+
+// admit asks the guards, and returns the request to send: req itself, or a copy
+// where something differs. If it returns an error, nothing is held.
+func (t *Transport) admit(req *http.Request, call *exchange) (*http.Request, error) {
+	if t.guard != nil {
+		p, err := t.guard.Acquire(call.ctx, core.Call{})
+		if err != nil {
+			return nil, err
+		}
+		call.permit = p.Take()
+	}
+	var copied *outgoing
+	if t.backends != nil {
+		lease, err := t.backends.Pick(call.ctx, balance.PickInfo{})
+		if err != nil {
+			call.cancel()
+			return nil, err
+		}
+		call.lease, call.leased = lease.Take(), true
+		if copied, err = redirect(req, lease.Value()); err != nil {
+			call.cancel()
+			return nil, fmt.Errorf("transport: backend %q: %w", lease.ID(), err)
+		}
+	}
+	if call.wantsResult() && streams(req.Body, req.GetBody != nil) {
+		if copied == nil {
+			copied = copyOf(req)
+		}
+		call.sending = copied.watchBody()
+	}
+	if copied == nil {
+		return req, nil
+	}
+	return &copied.req, nil
 }
 
 // CloseIdleConnections calls the base's method of that name, if it has one.
