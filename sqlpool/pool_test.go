@@ -343,6 +343,28 @@ func TestRestartOfTheServerCostsNoRequestBegunAfterIt(t *testing.T) {
 	}
 }
 
+// A backend that is silent costs its slot for the grace, not for as long as pgx
+// waits for it.
+func TestSilentBackendGivesItsSlotBack(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("cannot stop a process")
+	}
+	server := pgtest.Cluster(t)
+	p := open(t, Config{DSN: server.DSN(), Max: 1, RequireServer: true})
+	var pid int
+	require.NoError(t, p.QueryRow(t.Context(), "select pg_backend_pid()").Scan(&pid))
+	require.NoError(t, server.Pause(pid))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // real time: a real server
+	defer cancel()
+	_, err := p.Exec(ctx, "select 1")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	start := time.Now()
+	_, err = p.Exec(t.Context(), "select 1")
+	require.NoError(t, err)
+	require.Less(t, time.Since(start), 5*time.Second) // real time: pgx alone waits for 15 s
+	require.NoError(t, server.Resume())
+}
+
 func TestSixWorkersOnMinTwoMaxFive(t *testing.T) {
 	p := open(t, Config{Name: "demo", MinIdle: 2, Max: 5})
 	_, err := p.Exec(t.Context(), "create table hit (worker int)")

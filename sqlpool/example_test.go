@@ -1,0 +1,95 @@
+package sqlpool_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/DATA-DOG/go-sqlmock"
+
+	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/pool"
+	"github.com/surgewall/surgewall/sqlpool"
+)
+
+// It needs a server, so it is compiled and not run.
+func Example() {
+	ctx := context.Background()
+	db, err := sqlpool.Open(ctx, sqlpool.Config{DSN: os.Getenv("DATABASE_URL"), MinIdle: 2, Max: 5})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer db.Close(ctx)
+	tag, err := db.Exec(ctx, "update item set stock = stock - 1 where id = $1 and stock > 0", 7)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("sold:", tag.RowsAffected() == 1)
+}
+
+func ExampleOpen() {
+	ctx := context.Background()
+	// Nothing listens there. Open does not mind; who asks is told.
+	db, err := sqlpool.Open(ctx, sqlpool.Config{
+		Name:             "orders",
+		DSN:              "postgres://app:secret@127.0.0.1:1/shop",
+		UnavailableAfter: time.Millisecond,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer db.Close(ctx)
+	_, err = db.Exec(ctx, "select 1")
+	var refused *core.Rejection
+	fmt.Println(errors.As(err, &refused), errors.Is(err, pool.ErrUnavailable))
+	fmt.Println(refused.Guard, refused.Reason)
+
+	// A bad Config is reported whole, and without the password.
+	_, err = sqlpool.Open(ctx, sqlpool.Config{DSN: "postgres://app:secret@localhost:port/shop", Max: -3})
+	fmt.Println(err)
+	// Output:
+	// true true
+	// orders unavailable
+	// sqlpool.Config.DSN: is not a connection string that pgx accepts (invalid port); it is withheld as it may hold a password
+	// sqlpool.Config.Max: -3: must not be negative
+}
+
+// closedForRepair is a guard that refuses. A breaker or a limiter is used in
+// the same way.
+type closedForRepair struct{}
+
+func (closedForRepair) Acquire(context.Context, core.Call) (core.Permit, error) {
+	return core.Permit{}, &core.Rejection{Guard: "orders", Reason: core.CircuitOpen}
+}
+
+// connector is any driver's; here it is a mock's.
+type connector struct {
+	driver driver.Driver
+	name   string
+}
+
+func (c connector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.name) }
+func (c connector) Driver() driver.Driver                        { return c.driver }
+
+func ExampleWrap() {
+	under, mock, err := sqlmock.NewWithDSN("example")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer under.Close()
+	mock.MatchExpectationsInOrder(false)
+	db := sql.OpenDB(sqlpool.Wrap(connector{under.Driver(), "example"}, sqlpool.WrapConfig{Guard: closedForRepair{}}))
+	defer db.Close()
+	_, err = db.ExecContext(context.Background(), "update item set stock = 0")
+	var refused *core.Rejection
+	fmt.Println(errors.As(err, &refused), refused.Reason)
+	// Output: true circuit_open
+}
