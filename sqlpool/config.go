@@ -22,7 +22,8 @@ import (
 const Off = pool.Off
 
 // Config configures a Pool. It needs a DSN or a ConnConfig. It prints, logs and
-// marshals without the password.
+// marshals without the password, but not from within an unexported field of
+// another struct, where package fmt asks no methods.
 type Config struct {
 	// DSN is the connection string, a URL or keywords and values, with all that
 	// pgx.ParseConfig accepts. It is parsed once and never printed.

@@ -136,7 +136,7 @@ type rows struct {
 
 // Close reads what is left of the answer and ends the rows.
 func (r *rows) Close() {
-	if r.closed {
+	if r.over() {
 		return
 	}
 	r.closed = true
@@ -147,8 +147,12 @@ func (r *rows) Close() {
 	r.s.note(r.ctx, r.Rows.Err())
 }
 
+// over is true also when the connection was given back under the rows: it is
+// no longer theirs to read from.
+func (r *rows) over() bool { return r.closed || r.s.ended.Load() }
+
 func (r *rows) Next() bool {
-	if r.closed {
+	if r.over() {
 		return false
 	}
 	more := false
@@ -194,10 +198,10 @@ type row struct {
 }
 
 func (r *row) Scan(dest ...any) error {
+	if r.s.ended.Load() {
+		return ErrReleased // scanned before, or released under the row
+	}
 	if r.last {
-		if r.s.ended.Load() {
-			return ErrReleased // scanned before
-		}
 		defer r.s.end()
 	}
 	err := r.row.Scan(dest...)

@@ -261,6 +261,15 @@ func TestDirtyConnectionIsDestroyed(t *testing.T) {
 			r, err := c.Query(t.Context(), "select generate_series(1, 100000)")
 			require.NoError(t, err)
 			require.True(t, r.Next())
+			t.Cleanup(func() { // too late, and without harm to whoever has the connection now
+				require.False(t, r.Next())
+				r.Close()
+			})
+		},
+		"told that the server shuts down": func(t *testing.T, c *Conn) {
+			_, err := c.Exec(t.Context(), "do $$ begin raise sqlstate '57P01'; end $$")
+			require.Error(t, err)
+			require.False(t, c.Conn().IsClosed())
 		},
 		"closed": func(t *testing.T, c *Conn) {
 			require.NoError(t, c.Conn().Close(t.Context()))
@@ -351,17 +360,20 @@ func TestSilentBackendGivesItsSlotBack(t *testing.T) {
 	}
 	server := pgtest.Cluster(t)
 	p := open(t, Config{DSN: server.DSN(), Max: 1, RequireServer: true})
-	var pid int
-	require.NoError(t, p.QueryRow(t.Context(), "select pg_backend_pid()").Scan(&pid))
-	require.NoError(t, server.Pause(pid))
+	c, err := p.Acquire(t.Context())
+	require.NoError(t, err)
+	silent := c.Conn().PgConn()
+	require.NoError(t, server.Pause(int(silent.PID())))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // real time: a real server
 	defer cancel()
-	_, err := p.Exec(ctx, "select 1")
+	_, err = c.Exec(ctx, "select 1")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	start := time.Now()
+	c.Release()
 	_, err = p.Exec(t.Context(), "select 1")
 	require.NoError(t, err)
-	require.Less(t, time.Since(start), 5*time.Second) // real time: pgx alone waits for 15 s
+	<-silent.CleanupDone()
+	require.Less(t, time.Since(start), 10*time.Second) // real time: pgx alone waits for 15 s
 	require.NoError(t, server.Resume())
 }
 
@@ -471,7 +483,7 @@ func TestPeekAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkAcquireRelease(b *testing.B) {
-	p := open(b, Config{Max: 1})
+	p := open(b, Config{Max: 1, RequireServer: true})
 	b.ReportAllocs()
 	for b.Loop() {
 		c, err := p.Acquire(context.Background())
@@ -483,7 +495,7 @@ func BenchmarkAcquireRelease(b *testing.B) {
 }
 
 func BenchmarkExec(b *testing.B) {
-	p := open(b, Config{Max: 1})
+	p := open(b, Config{Max: 1, RequireServer: true})
 	for name, exec := range map[string]func(context.Context) error{
 		"native": func(ctx context.Context) error { _, err := p.Exec(ctx, "select 1"); return err },
 		"db":     func(ctx context.Context) error { _, err := p.DB().ExecContext(ctx, "select 1"); return err },
@@ -659,6 +671,22 @@ func TestGuardLearnsHowTheServerFared(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A statement that its context kept from being sent says nothing of the server.
+func TestUnsentStatementTeachesNothing(t *testing.T) {
+	g := &spy{}
+	p := open(t, Config{Max: 1, Guard: g})
+	tx, err := p.Begin(t.Context())
+	require.NoError(t, err)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Hour))
+	defer cancel()
+	_, err = tx.Exec(ctx, "select 1")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NoError(t, tx.Rollback(t.Context()))
+	_, outcomes := g.take()
+	require.Equal(t, []core.Outcome{core.Success}, outcomes)
+	require.Zero(t, p.Stats().DestroyedBroken)
 }
 
 func TestPanicInTheCallersCodeTeachesNothing(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/pool"
 )
@@ -69,6 +71,8 @@ func (s *session) note(ctx context.Context, err error) {
 		s.answered = true
 	case errBadConn(err):
 		s.gone = true // and database/sql tries again: nothing is learnt yet
+	case pgconn.SafeToRetry(err):
+		return // nothing was sent: the context had ended, or the connection
 	case s.pgx.IsClosed() || errors.Is(err, context.DeadlineExceeded):
 		o = outcome(ctx, err, s.left)
 	default:
