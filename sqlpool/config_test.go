@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core"
@@ -93,6 +94,10 @@ func TestConfigAndPoolPrintNoPassword(t *testing.T) {
 	}
 	_, err = p.Exec(t.Context(), "select 1") // refused: nothing listens on port 1
 	require.ErrorIs(t, err, pool.ErrUnavailable)
+	failed, ok := errors.AsType[*pgconn.ConnectError](err)
+	require.True(t, ok)
+	require.Empty(t, failed.Config.Password)
+	require.Equal(t, "app", failed.Config.User)
 	texts = append(texts, err.Error(), fmt.Sprintf("%+v", err), fmt.Sprintf("%+v", p.Inspect()))
 	for _, text := range texts {
 		require.NotContains(t, text, secret)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
@@ -31,6 +32,10 @@ func newDialer(cfg *pgx.ConnConfig) *dialer {
 func (d *dialer) dial(ctx context.Context) (*conn, error) {
 	dc, err := d.connector.Connect(ctx)
 	if err != nil {
+		// pgx attaches its Config, a copy made for this dial.
+		if failed, ok := errors.AsType[*pgconn.ConnectError](err); ok && failed.Config != nil {
+			failed.Config.Password = ""
+		}
 		return nil, err
 	}
 	std, ok := dc.(*stdlib.Conn)
