@@ -63,26 +63,35 @@ func (q *Queue[E]) Drain(deliver func(E)) {
 // Panics is how many times a listener panicked or exited its goroutine.
 func (q *Queue[E]) Panics() uint64 { return q.panics.Load() }
 
-// run delivers until nothing waits. When a listener panics or exits the
-// goroutine, it goes on with the next notice on the way out.
+// run delivers until nothing waits. When a listener exits the goroutine, it goes
+// on with the next notice on the way out. A panic does not get that far: each
+// would leave its frames on the stack until nothing waits any more.
 func (q *Queue[E]) run(deliver func(E)) {
-	clean := false
+	over := false
 	defer func() {
-		if clean {
-			return
+		if !over {
+			q.panics.Add(1)
+			q.run(deliver)
 		}
-		_ = recover() // nil after runtime.Goexit, which nothing stops
-		q.panics.Add(1)
-		q.run(deliver)
 	}()
 	for {
 		e, ok := q.pop()
 		if !ok {
-			clean = true
+			over = true
 			return
 		}
-		deliver(e)
+		q.tell(deliver, e)
 	}
+}
+
+// tell delivers one notice, and contains a panic.
+func (q *Queue[E]) tell(deliver func(E), e E) {
+	defer func() {
+		if recover() != nil { // nil after runtime.Goexit, which nothing stops
+			q.panics.Add(1)
+		}
+	}()
+	deliver(e)
 }
 
 // pop takes the oldest notice, or ends the draining: both under one lock, so

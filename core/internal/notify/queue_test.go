@@ -52,6 +52,24 @@ func TestPanicLosesOneNotice(t *testing.T) {
 	require.EqualValues(t, 2, q.Panics())
 }
 
+// However often a listener panics before the queue is empty, the stack of the
+// goroutine that delivers stays as it is.
+func TestPanicsDoNotPileUpOnTheStack(t *testing.T) {
+	var q Queue[int]
+	var depths []int
+	q.Push(0)
+	q.Drain(func(i int) {
+		if i < 100 {
+			q.Push(i + 1)
+		}
+		depths = append(depths, runtime.Callers(0, make([]uintptr, 10_000)))
+		panic("listener")
+	})
+	require.Len(t, depths, 101)
+	require.Equal(t, depths[0], slices.Max(depths))
+	require.EqualValues(t, 101, q.Panics())
+}
+
 func TestGoexitStrandsNothing(t *testing.T) {
 	var q Queue[int]
 	var got []int
