@@ -203,15 +203,6 @@ func (b *TokenBucket) CancelPermit(t core.Token) {
 	b.giveBack(t, tokensOf(t))
 }
 
-// charged is what a refund has to know of a charge: the TAT that it left, its
-// tokens, and how many tokens others had been given back before.
-func charged(after uint64, n int, returned uint32) core.Token {
-	return core.Token{A: after, B: uint64(n)<<32 | uint64(returned)}
-}
-
-func tokensOf(t core.Token) int          { return int(t.B >> 32) }
-func returnedBefore(t core.Token) uint32 { return uint32(t.B) }
-
 // acquire takes n tokens and waits for them as long as patience and ctx allow.
 func (b *TokenBucket) acquire(ctx context.Context, n int, patience time.Duration) (core.Token, error) {
 	if r := b.misfit(n, b.burst); r != nil {
@@ -300,8 +291,7 @@ func (b *TokenBucket) giveBack(t core.Token, n int) {
 // giveBackAt is giveBack at a given clock reading, under refundMu. It fails if
 // the TAT is not tat any more.
 func (b *TokenBucket) giveBackAt(tat uint64, now int64, t core.Token, n int) bool {
-	returned := b.cost(int(b.returned.Load() - returnedBefore(t)))
-	back := b.refund(tat, b.ticks(now), t.A, b.cost(n), returned)
+	back := b.refund(tat, b.ticks(now), t, n, b.returned.Load())
 	if back == 0 {
 		return true
 	}

@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/bits"
 	"time"
+
+	"github.com/surgewall/surgewall/core"
 )
 
 // gcra is the arithmetic of the generic cell rate algorithm (ITU-T I.371,
@@ -162,8 +164,9 @@ func (g *gcra) available(tat, now uint64) int {
 }
 
 // refund is how much of a charge can be given back at now without breaking the
-// limit, in ticks: the TAT may be set back by it. The charge pushed the TAT to
-// after; since then the TAT came to tat, and others were given back returned.
+// limit, if n of its tokens were not needed, in ticks: the TAT may be set back by
+// it. Since the charge the TAT came to tat, and what had been given back came to
+// returned tokens.
 //
 // Of the charge there is left what has not drained since: had it not been made,
 // the bucket would have been full sooner, and full buckets do not fill. What
@@ -171,13 +174,30 @@ func (g *gcra) available(tat, now uint64) int {
 // that much earlier. And while calls still wait that were admitted after this
 // one, their times are fixed: what they took is kept, or somebody new would be
 // given the same times again.
-func (g *gcra) refund(tat, now, after, charge, returned uint64) uint64 {
-	left := int64(after-now) - int64(min(returned, maxDebt))
+func (g *gcra) refund(tat, now uint64, t core.Token, n int, returned uint32) uint64 {
+	after, taken := t.A, tokensOf(t)
+	// What is kept costs no less than if it had been taken alone.
+	charge := g.cost(taken) - g.cost(taken-n)
+	// Each token by itself, for no sum of refunds was rounded up more.
+	over, before := bits.Mul64(uint64(returned-returnedBefore(t)), g.one)
+	if over != 0 {
+		before = maxDebt
+	}
+	left := int64(after-now) - int64(min(before, maxDebt))
 	if g.debt(tat, now) > g.full {
 		left = min(left, int64(charge)-int64(tat-after))
 	}
 	return uint64(max(0, min(left, int64(charge))))
 }
+
+// charged is what a refund has to know of a charge: the TAT that it left, its
+// tokens, and how many tokens others had been given back before.
+func charged(after uint64, n int, returned uint32) core.Token {
+	return core.Token{A: after, B: uint64(n)<<32 | uint64(returned)}
+}
+
+func tokensOf(t core.Token) int          { return int(t.B >> 32) }
+func returnedBefore(t core.Token) uint32 { return uint32(t.B) }
 
 func satAdd(a, b int64) int64 {
 	if s := a + b; s >= a {

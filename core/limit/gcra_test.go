@@ -298,6 +298,50 @@ func TestBoundInEveryWindow(t *testing.T) {
 	})
 }
 
+// At fast rates a token is few ticks, and what rounding gives away with each
+// refund would add up: 3 % here.
+func TestRefundsAreRoundedForTheLimit(t *testing.T) {
+	rate := PerSecond(970_000_000)
+	for name, each := range map[string]struct{ taken, back int }{"one of two": {2, 1}, "three of four": {4, 1}} {
+		t.Run(name, func(t *testing.T) {
+			b := newAt(t, rate, 5)
+			var used int64
+			now := time.Duration(0)
+			for ; now < 100_000; now++ {
+				for {
+					turn, token := b.reserve(now, each.taken, 0)
+					if turn < 0 {
+						break
+					}
+					b.giveBackAt(b.tat.Load(), int64(now), token, each.back)
+					used += int64(each.taken - each.back)
+				}
+			}
+			require.True(t, within(used, rate, 5, now), "%d in %v", used, now)
+		})
+	}
+}
+
+// A charge behind many that are given back drains as much earlier as they cost,
+// each rounded up; less would fill the bucket beyond its burst.
+func TestManyRefundsAreRoundedForTheLimit(t *testing.T) {
+	const others, last = 1000, 500
+	b := newAt(t, PerSecond(970_000_000), 2*others)
+	var tokens [others]core.Token
+	for i := range tokens {
+		_, tokens[i] = b.reserve(0, 1, 0)
+	}
+	turn, token := b.reserve(0, last, 0)
+	require.Zero(t, turn)
+	for _, other := range tokens {
+		require.True(t, b.giveBackAt(b.tat.Load(), 0, other, 1))
+	}
+	const now = 300 * time.Nanosecond // more than half of the last charge has drained
+	require.Positive(t, b.debt(b.tat.Load(), b.ticks(int64(now))))
+	require.True(t, b.giveBackAt(b.tat.Load(), int64(now), token, last))
+	require.Equal(t, b.ticks(int64(now)), b.tat.Load(), "full at this moment, and not since before")
+}
+
 // A rate is kept within 0.1 %, from below, by calls of one token each.
 func TestPrecision(t *testing.T) {
 	for _, rate := range []Rate{

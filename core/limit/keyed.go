@@ -305,8 +305,7 @@ func (c *cell[K]) giveBack(t core.Token, n int) {
 	c.home.mu.Lock()
 	defer c.home.mu.Unlock()
 	now := k.ticks(k.clock.Now())
-	returned := k.cost(int(c.returned - returnedBefore(t)))
-	if back := k.refund(c.tat, now, t.A, k.cost(n), returned); back > 0 {
+	if back := k.refund(c.tat, now, t, n, c.returned); back > 0 {
 		c.tat -= back
 		c.returned += uint32(n)
 	}
