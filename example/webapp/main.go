@@ -68,9 +68,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	if *buyers > 0 && !*verbose {
-		log = slog.New(slog.DiscardHandler) // the table says it all
+	if *buyers > 0 {
 		*addr = "127.0.0.1:0"
+		if !*verbose {
+			log = slog.New(slog.DiscardHandler) // the table says it all
+		}
 	}
 
 	a, err := start(ctx, settings{units: *units, log: log, out: stdout, databaseURL: os.Getenv("DATABASE_URL"), private: *buyers > 0})

@@ -11,27 +11,101 @@ const make = (tag, text, cls) => {
 let product = "";
 const buyer = "visitor-" + Math.random().toString(36).slice(2, 8);
 
-// How serious a component's state is; the word itself is always shown beside it.
+// How serious a state is, by the kind of component; the word itself is always
+// shown beside the colour.
 const severity = {
-  open: "bad", unhealthy: "bad", unavailable: "bad", closed_down: "bad",
-  half_open: "warn", paused: "warn", limiting: "warn", draining: "warn",
+  circuit_breaker: { open: "bad", half_open: "warn" },
+  balancer: { degraded: "warn", down: "bad", empty: "bad" },
+  backend: { unhealthy: "bad" },
+  sqlpool: { unavailable: "bad", closed: "warn" },
 };
 
-function number(v) {
-  const n = v.Number;
+function stateOf(report) {
+  return make("span", report.State.replaceAll("_", " "), "state " + (severity[report.Kind]?.[report.State] || "good"));
+}
+
+// value is the number of that name and attribute, 0 if there is none.
+function value(report, name, attr) {
+  return report.Values.find((v) => v.Name === name && (!attr || v.Attr.Value === attr))?.Number ?? 0;
+}
+
+function number(n) {
   return Number.isInteger(n) ? n.toLocaleString("en") : n.toFixed(2);
 }
 
-function card(report, parent) {
+function row(list, label, text) {
+  list.append(make("dt", label), make("dd", text));
+}
+
+// What each kind of component shows; other kinds show all that is not zero.
+const bodies = {
+  token_bucket(report, box) {
+    const list = make("dl", "");
+    row(list, "tokens left", number(value(report, "surgewall.rate_limiting.tokens.available")));
+    row(list, "admitted", number(value(report, "surgewall.rate_limiting.requests", "acquired")));
+    row(list, "throttled", number(value(report, "surgewall.rate_limiting.requests", "rejected")));
+    box.append(list);
+  },
+  circuit_breaker(report, box) {
+    const list = make("dl", "");
+    for (const outcome of ["success", "failure", "ignored", "rejected"]) {
+      row(list, outcome, number(value(report, "surgewall.circuit_breaker.calls", outcome)));
+    }
+    box.append(list);
+  },
+  sqlpool(report, box) {
+    const idle = value(report, "db.client.connection.count", "idle");
+    const used = value(report, "db.client.connection.count", "used");
+    const max = value(report, "db.client.connection.max");
+    const bar = make("div", "", "slots");
+    for (let i = 0; i < max; i++) bar.append(make("i", "", i < used ? "used" : i < used + idle ? "idle" : ""));
+    const list = make("dl", "");
+    row(list, "in use", `${used} of ${max}`);
+    row(list, "idle", number(idle));
+    row(list, "waiting", number(value(report, "db.client.connection.pending_requests")));
+    row(list, "acquired", number(value(report, "surgewall.pool.acquisitions")));
+    row(list, "waited for", number(value(report, "surgewall.pool.acquisitions.waited")));
+    box.append(bar, list);
+  },
+  balancer(report, box) {
+    box.classList.add("wide");
+    const table = make("table", "");
+    const head = make("tr", "");
+    for (const text of ["backend", "breaker", "in flight", "calls", "failed", "refused"]) head.append(make("th", text));
+    table.append(head);
+    for (const backend of report.Children || []) {
+      const breaker = backend.Children?.[0];
+      const line = make("tr", "");
+      const state = make("td", "");
+      state.append(stateOf(breaker || backend));
+      line.append(
+        make("td", backend.Name),
+        state,
+        make("td", number(value(backend, "surgewall.balancer.backend.in_flight"))),
+        make("td", number(value(backend, "surgewall.balancer.backend.picks"))),
+        make("td", number(value(backend, "surgewall.balancer.backend.calls", "failure"))),
+        make("td", number(breaker ? value(breaker, "surgewall.circuit_breaker.calls", "rejected") : 0)),
+      );
+      table.append(line);
+    }
+    box.append(table);
+  },
+};
+
+function card(report) {
   const box = make("article", "", "card");
-  const title = make("h3", parent ? `${parent} · ${report.Name}` : report.Name);
-  if (report.State) title.append(make("span", report.State, "state " + (severity[report.State] || "good")));
+  const title = make("h3", report.Name);
+  if (report.State) title.append(stateOf(report));
   box.append(title, make("p", report.Kind.replaceAll("_", " "), "kind"));
+  const body = bodies[report.Kind];
+  if (body) {
+    body(report, box);
+    return box;
+  }
   const list = make("dl", "");
-  for (const v of report.Values || []) {
-    if (v.Histogram) continue;
-    const name = v.Name.split(".").slice(-2).join(" ").replaceAll("_", " ");
-    list.append(make("dt", v.Attr.Value ? `${name}: ${v.Attr.Value}` : name), make("dd", number(v)));
+  for (const v of report.Values) {
+    const name = v.Name.split(".").at(-1).replaceAll("_", " ");
+    row(list, v.Attr.Value ? `${name}: ${v.Attr.Value}` : name, number(v.Number));
   }
   box.append(list);
   return box;
@@ -48,12 +122,7 @@ function show(state) {
   $("stock-text").textContent = `${state.free} of ${total} left, ${state.sold} sold, ${state.held} being paid for`;
   $("buy").disabled = state.free === 0;
 
-  const cards = [];
-  for (const report of state.components) {
-    cards.push(card(report));
-    for (const child of report.Children || []) cards.push(card(child, report.Name));
-  }
-  $("cards").replaceChildren(...cards);
+  $("cards").replaceChildren(...state.components.map(card));
 
   const lines = state.events.map((e) => {
     const line = make("li", "");
