@@ -38,8 +38,8 @@ type KeyedConfig struct {
 	Limit Algorithm
 
 	// MaxKeys is how many keys are remembered at most. Beyond it, keys that
-	// are not known share one bucket, of the same size, until a known one
-	// owes nothing any more. Default: 100,000.
+	// are not known share one bucket, of the same size, until known ones that
+	// owe nothing any more are found. Default: 100,000.
 	MaxKeys int
 
 	// Observer hears an event of core.KindRejected for each refusal. It never
@@ -67,7 +67,8 @@ type Keyed[K comparable] struct {
 	since   time.Time
 
 	seed     maphash.Seed
-	shards   [keyShards]shard[K]
+	mask     uint64 // the number of shards in use, a power of two, less 1
+	shards   [maxShards]shard[K]
 	overflow shard[K] // holds one cell, which is in no index
 	spare    cell[K]  // that cell
 
@@ -79,8 +80,13 @@ type Keyed[K comparable] struct {
 }
 
 const (
-	keyShards = 64 // a power of two
+	maxShards = 64 // a power of two
 	sweepStep = 4  // cells looked at for each new key
+
+	// A new key makes room in its own shard alone, so there are no more shards
+	// than have this many keys each when MaxKeys are remembered: hardly ever is
+	// one without a key while another has one to forget.
+	keysPerShard = 32
 )
 
 // shard is the buckets of some of the keys. All of a call's reckoning is done
@@ -133,6 +139,7 @@ func NewKeyed[K comparable](cfg KeyedConfig) (*Keyed[K], error) {
 		maxKeys: cfg.MaxKeys,
 		since:   c.Time(0),
 		seed:    maphash.MakeSeed(),
+		mask:    shardsFor(cfg.MaxKeys) - 1,
 	}
 	k.refusals.init(cfg.Name, cfg.Observer, c, each.Rate, each.Burst)
 	for i := range k.shards {
@@ -222,7 +229,7 @@ func (k *Keyed[K]) take(key K, n int, patience uint64) (c *cell[K], t core.Token
 // reading, so there it must not be older than what a sweep forgot.
 func (k *Keyed[K]) lock(key K) (c *cell[K], now int64) {
 	now = k.clock.Now()
-	s := &k.shards[maphash.Comparable(k.seed, key)%keyShards]
+	s := k.shard(key)
 	s.mu.Lock()
 	if c = s.index[key]; c != nil {
 		return c, now
@@ -235,6 +242,18 @@ func (k *Keyed[K]) lock(key K) (c *cell[K], now int64) {
 	k.overflowed.Add(1)
 	k.overflow.mu.Lock()
 	return &k.spare, now
+}
+
+func (k *Keyed[K]) shard(key K) *shard[K] {
+	return &k.shards[maphash.Comparable(k.seed, key)&k.mask]
+}
+
+func shardsFor(maxKeys int) uint64 {
+	n := uint64(1)
+	for n < maxShards && uint64(maxKeys) >= 2*n*keysPerShard {
+		n *= 2
+	}
+	return n
 }
 
 // room takes a place for one more key, if there is one.
