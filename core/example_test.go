@@ -152,3 +152,34 @@ func ExampleRejection() {
 	}
 	// Output: slots concurrency_limited quota: false retry instant known: false
 }
+
+func ExampleClassify() {
+	ctx, cancel := context.WithCancel(context.Background())
+	fmt.Println(core.Classify(ctx, nil))
+	fmt.Println(core.Classify(ctx, errors.New("connection refused")))
+	cancel() // the caller has gone: what it made of the call says nothing
+	fmt.Println(core.Classify(ctx, errors.New("connection reset")))
+	// Output:
+	// success
+	// failure
+	// ignored
+}
+
+func ExampleAttempt() {
+	send := func(ctx context.Context) { fmt.Println("attempt", core.Attempt(ctx)) }
+	ctx := context.Background()
+	send(ctx)
+	send(core.WithAttempt(ctx, 2)) // as whatever retries does
+	// Output:
+	// attempt 1
+	// attempt 2
+}
+
+func ExampleWithPriority() {
+	ctx := core.WithPriority(context.Background(), core.PriorityBackground)
+	fmt.Println(core.Call{}.PriorityIn(ctx))
+	fmt.Println(core.Call{Priority: core.PriorityHigh}.PriorityIn(ctx)) // the call's own comes first
+	// Output:
+	// background
+	// high
+}

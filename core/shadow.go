@@ -23,7 +23,9 @@ type ShadowConfig struct {
 	Exempt func(context.Context, Call) bool
 
 	// Observer hears an event of KindShadowed for each refusal that was not
-	// enforced. Default: none.
+	// enforced. The guard in the shadow does not know that it is in one: an
+	// Observer of its own hears KindRejected for the same refusal, and its
+	// reports count it. Default: none.
 	Observer Observer
 }
 

@@ -157,7 +157,8 @@ func (b *TokenBucket) Wait(ctx context.Context, n int) error {
 //
 // Cancelling the permit gives tokens back, as far as that does not break the
 // limit: all of them if it is done soon, none once they would have come back by
-// themselves. Finishing it with a Result.Cost other than the call's gives back
+// themselves. Where others give back what they took later, or while calls wait
+// that came later, it can be less. Finishing it with a Result.Cost other than the call's gives back
 // or charges the difference; a charge can leave the bucket in debt. A permit
 // that was copied and ended twice counts twice.
 func (b *TokenBucket) Acquire(ctx context.Context, call core.Call) (core.Permit, error) {

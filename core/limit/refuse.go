@@ -27,7 +27,8 @@ var (
 // refusals makes the rejections of one limiter, and keeps the newest: while the
 // instant to try again stays the same, so does the rejection. A flood of calls
 // that are refused allocates nothing. Calls of different costs, or with different
-// keys, have different instants, so several are kept.
+// keys, have different instants, so several are kept; where calls of more keys
+// than that are refused in turn, each makes its rejection anew.
 type refusals struct {
 	name     string
 	clock    clock.Clock
