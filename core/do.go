@@ -22,7 +22,7 @@ func Do(ctx context.Context, g Guard, fn func(context.Context) error) error {
 	defer p.abandon(ctx)
 	left := p.timeLeft(ctx)
 	err = fn(ctx)
-	p.doneErr(ctx, err, left)
+	p.DoneErrLeft(ctx, err, left)
 	return err
 }
 
@@ -39,7 +39,7 @@ func DoValue[T any](ctx context.Context, g Guard, fn func(context.Context) (T, e
 	defer p.abandon(ctx)
 	left := p.timeLeft(ctx)
 	v, err := fn(ctx)
-	p.doneErr(ctx, err, left)
+	p.DoneErrLeft(ctx, err, left)
 	return v, err
 }
 

@@ -111,7 +111,10 @@ func ExampleShadow() {
 }
 
 func ExampleShadowKeyed() {
-	shadow, err := core.ShadowKeyed[string](byKey{"tenant": newFake("tenant", 0)}, core.ShadowConfig{EnforcePercent: 100})
+	shadow, err := core.ShadowKeyed[string](byKey{"tenant": newFake("tenant", 0)}, core.ShadowKeyedConfig[string]{
+		ShadowConfig: core.ShadowConfig{EnforcePercent: 100},
+		ExemptKey:    func(tenant string) bool { return tenant == "staff" },
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -119,6 +122,13 @@ func ExampleShadowKeyed() {
 	_, err = shadow.AcquireKey(context.Background(), "tenant", core.Call{})
 	fmt.Println(err)
 	// Output: fake: full: refused by "tenant"
+}
+
+func ExampleForKey() {
+	perTenant := byKey{"acme": newFake("acme", 0)}
+	err := core.Do(context.Background(), core.ForKey(perTenant, "acme"), func(context.Context) error { return nil })
+	fmt.Println(err)
+	// Output: fake: full: refused by "acme"
 }
 
 // printer is an Observer.

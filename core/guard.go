@@ -21,6 +21,24 @@ type KeyedGuard[K comparable] interface {
 	AcquireKey(ctx context.Context, key K, call Call) (Permit, error)
 }
 
+// ForKey is the guard of key, for what takes a Guard: Do, Chain, Wrap. A nil
+// keyed is a nil Guard, which admits every call.
+func ForKey[K comparable](keyed KeyedGuard[K], key K) Guard {
+	if keyed == nil {
+		return nil
+	}
+	return forKey[K]{keyed, key}
+}
+
+type forKey[K comparable] struct {
+	keyed KeyedGuard[K]
+	key   K
+}
+
+func (g forKey[K]) Acquire(ctx context.Context, call Call) (Permit, error) {
+	return g.keyed.AcquireKey(ctx, g.key, call)
+}
+
 // Call describes the call that asks to start. The zero Call is an ordinary one.
 type Call struct {
 	// Cost is how much of a limit the call uses, in the limit's own unit.

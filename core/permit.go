@@ -80,7 +80,7 @@ func (p *Permit) Done(ctx context.Context, o Outcome) {
 // wraps a *Rejection: a guard further in said no, so the call never started.
 // To count work that was done before that refusal, Mark the error.
 func (p *Permit) DoneErr(ctx context.Context, err error) {
-	p.doneErr(ctx, err, unlimited)
+	p.DoneErrLeft(ctx, err, unlimited)
 }
 
 // Cancel says that the call never started: tokens and probe slots go back.

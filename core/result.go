@@ -53,9 +53,13 @@ type Result struct {
 	// that it did not ask.
 	RetryAfter time.Duration
 
-	// Cost is what the call really cost. 0 means as acquired.
+	// Cost is what the call really cost. 0 means as acquired; CostNothing that
+	// it cost nothing after all.
 	Cost int
 }
+
+// CostNothing is the Cost of a Result whose call was made and is to be free.
+const CostNothing = -1
 
 // ErrNoReturn is the Err of a Result whose call neither returned a value nor
 // an error: it panicked, or exited its goroutine.
@@ -170,7 +174,9 @@ func ErrorType(err error) string {
 	return "other"
 }
 
-func (p *Permit) doneErr(ctx context.Context, err error, left time.Duration) {
+// DoneErrLeft is DoneErr for a caller that noted TimeLeft(ctx) when the call
+// began; see ClassifyLeft.
+func (p *Permit) DoneErrLeft(ctx context.Context, err error, left time.Duration) {
 	if p.finisher == nil {
 		return
 	}

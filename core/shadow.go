@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ShadowConfig configures Shadow and ShadowKeyed.
+// ShadowConfig configures Shadow.
 type ShadowConfig struct {
 	// Name is the name in events and reports. Default: "shadow".
 	Name string
@@ -68,16 +68,26 @@ func (s *ShadowGuard) Ready() bool {
 	return s.cfg.EnforcePercent < 100 || IsReady(s.guard)
 }
 
+// ShadowKeyedConfig configures ShadowKeyed.
+type ShadowKeyedConfig[K comparable] struct {
+	ShadowConfig
+
+	// ExemptKey, if set, names the keys whose calls are admitted without asking
+	// the guard: our own services, say. It is called as Exempt is.
+	ExemptKey func(K) bool
+}
+
 // ShadowKeyedGuard is ShadowGuard for a KeyedGuard.
 type ShadowKeyedGuard[K comparable] struct {
-	guard KeyedGuard[K]
+	guard     KeyedGuard[K]
+	exemptKey func(K) bool
 	shadow
 }
 
 // ShadowKeyed is Shadow for a KeyedGuard.
-func ShadowKeyed[K comparable](g KeyedGuard[K], cfg ShadowConfig) (*ShadowKeyedGuard[K], error) {
-	s := &ShadowKeyedGuard[K]{guard: g}
-	if err := s.init(cfg, g == nil); err != nil {
+func ShadowKeyed[K comparable](g KeyedGuard[K], cfg ShadowKeyedConfig[K]) (*ShadowKeyedGuard[K], error) {
+	s := &ShadowKeyedGuard[K]{guard: g, exemptKey: cfg.ExemptKey}
+	if err := s.init(cfg.ShadowConfig, g == nil); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -85,7 +95,7 @@ func ShadowKeyed[K comparable](g KeyedGuard[K], cfg ShadowConfig) (*ShadowKeyedG
 
 // AcquireKey is KeyedGuard's AcquireKey.
 func (s *ShadowKeyedGuard[K]) AcquireKey(ctx context.Context, key K, call Call) (Permit, error) {
-	if s.exempt(ctx, call) {
+	if s.exempt(ctx, call) || s.exemptKey != nil && s.exemptKey(key) {
 		return Permit{}, nil
 	}
 	p, err := s.guard.AcquireKey(ctx, key, call)

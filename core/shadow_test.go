@@ -78,7 +78,9 @@ func (b byKey) AcquireKey(ctx context.Context, key string, call core.Call) (core
 func TestShadowKeyed(t *testing.T) {
 	var heard recorder
 	guards := byKey{"free": newFake("free", 1), "full": newFake("full", 0)}
-	s, err := core.ShadowKeyed[string](guards, core.ShadowConfig{Observer: &heard})
+	s, err := core.ShadowKeyed(core.KeyedGuard[string](guards), core.ShadowKeyedConfig[string]{
+		ShadowConfig: core.ShadowConfig{Observer: &heard},
+	})
 	require.NoError(t, err)
 	p, err := s.AcquireKey(t.Context(), "free", core.Call{})
 	require.NoError(t, err)
@@ -90,12 +92,34 @@ func TestShadowKeyed(t *testing.T) {
 	require.Equal(t, "shadow", heard.events[0].Component)
 }
 
+func TestShadowExemptsKeys(t *testing.T) {
+	guards := byKey{"ours": newFake("ours", 0), "theirs": newFake("theirs", 0)}
+	s, err := core.ShadowKeyed[string](guards, core.ShadowKeyedConfig[string]{
+		ShadowConfig: core.ShadowConfig{EnforcePercent: 100},
+		ExemptKey:    func(key string) bool { return key == "ours" },
+	})
+	require.NoError(t, err)
+	_, err = s.AcquireKey(t.Context(), "ours", core.Call{})
+	require.NoError(t, err)
+	_, err = s.AcquireKey(t.Context(), "theirs", core.Call{})
+	require.ErrorIs(t, err, errFull)
+}
+
+func TestForKeyIsTheGuardOfItsKey(t *testing.T) {
+	guards := byKey{"a": newFake("a", 1), "b": newFake("b", 0)}
+	require.NoError(t, core.Do(t.Context(), core.ForKey(guards, "a"), func(context.Context) error { return nil }))
+	require.Len(t, guards["a"].results, 1)
+	err := core.Do(t.Context(), core.ForKey(guards, "b"), func(context.Context) error { return nil })
+	require.ErrorIs(t, err, errFull)
+	require.Nil(t, core.ForKey[string](nil, "a"))
+}
+
 func TestShadowReportsAllProblems(t *testing.T) {
 	s, err := core.Shadow(nil, core.ShadowConfig{EnforcePercent: 101})
 	require.Nil(t, s)
 	require.ErrorIs(t, err, core.ErrConfig)
 	require.EqualError(t, err, "core.ShadowConfig.guard: must not be nil\ncore.ShadowConfig.EnforcePercent: 101: must be 0 to 100")
-	k, err := core.ShadowKeyed[string](nil, core.ShadowConfig{EnforcePercent: -1})
+	k, err := core.ShadowKeyed[string](nil, core.ShadowKeyedConfig[string]{ShadowConfig: core.ShadowConfig{EnforcePercent: -1}})
 	require.Nil(t, k)
 	require.ErrorIs(t, err, core.ErrConfig)
 }

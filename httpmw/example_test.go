@@ -58,7 +58,7 @@ func (full) Acquire(context.Context, core.Call) (core.Permit, error) {
 // Each client has a limit of its own; who does not say who it is gets in under
 // no other's name.
 func ExampleGuardBy() {
-	perClient, err := limit.NewKeyed[string](limit.KeyedConfig{
+	perClient, err := limit.NewKeyed(limit.KeyedConfig[string]{
 		Limit: limit.TokenBucketConfig{Rate: limit.PerHour(1), Burst: 1},
 	})
 	if err != nil {

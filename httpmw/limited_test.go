@@ -43,7 +43,7 @@ func TestChainOfGuardsIsOneGuard(t *testing.T) {
 
 func TestLimitPerClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		perClient, err := limit.NewKeyed[string](limit.KeyedConfig{
+		perClient, err := limit.NewKeyed(limit.KeyedConfig[string]{
 			Limit: limit.TokenBucketConfig{Rate: limit.PerMinute(2), Burst: 1},
 		})
 		require.NoError(t, err)

@@ -94,7 +94,7 @@ func must[T any](v T, err error) T {
 func BenchmarkKeyed(b *testing.B) {
 	for _, keys := range []int{1, 1_000, 100_000} {
 		b.Run(strconv.Itoa(keys), func(b *testing.B) {
-			k := must(NewKeyed[string](KeyedConfig{
+			k := must(NewKeyed(KeyedConfig[string]{
 				MaxKeys: keys, Limit: TokenBucketConfig{Rate: PerSecond(1000), Burst: 1e9},
 			}))
 			names := make([]string, keys)

@@ -158,9 +158,9 @@ func (b *TokenBucket) Wait(ctx context.Context, n int) error {
 // Cancelling the permit gives tokens back, as far as that does not break the
 // limit: all of them if it is done soon, none once they would have come back by
 // themselves. Where others give back what they took later, or while calls wait
-// that came later, it can be less. Finishing it with a Result.Cost other than the call's gives back
-// or charges the difference; a charge can leave the bucket in debt. A permit
-// that was copied and ended twice counts twice.
+// that came later, it can be less. Finishing it with a Result.Cost other than
+// the call's gives back or charges the difference; a charge can leave the
+// bucket in debt. A permit that was copied and ended twice counts twice.
 func (b *TokenBucket) Acquire(ctx context.Context, call core.Call) (core.Permit, error) {
 	n := call.Weight()
 	if b == nil {
@@ -189,9 +189,9 @@ func (b *TokenBucket) Ready() bool {
 // call was charged and what it cost.
 func (b *TokenBucket) FinishPermit(_ context.Context, t core.Token, r core.Result) {
 	switch n := tokensOf(t); {
-	case r.Cost <= 0:
+	case r.Cost == 0:
 	case r.Cost < n:
-		b.giveBack(t, n-r.Cost)
+		b.giveBack(t, n-max(r.Cost, 0))
 	case r.Cost > n:
 		b.charge(r.Cost - n)
 	}
@@ -331,7 +331,7 @@ func waitForNothing(ctx context.Context, n int) error {
 		return &core.Rejection{Guard: "none", Reason: core.InvalidCost, Err: ErrInvalidCost}
 	}
 	if err := ctx.Err(); err != nil {
-		return &core.Rejection{Guard: "none", Reason: core.WaitTimeout, Err: ErrLimited, Cause: err}
+		return &core.Rejection{Guard: "none", Reason: core.RateLimited, Err: ErrLimited, Cause: err}
 	}
 	return nil
 }

@@ -94,6 +94,9 @@ func TestWait(t *testing.T) {
 		err := b.Wait(done, 1)
 		require.ErrorIs(t, err, ErrLimited)
 		require.ErrorIs(t, err, context.Canceled)
+		r, ok := errors.AsType[*core.Rejection](err)
+		require.True(t, ok)
+		require.Equal(t, core.RateLimited, r.Reason, "the limit is why it had to wait")
 		require.ErrorIs(t, b.Wait(done, 0), context.Canceled)
 		require.Equal(t, 3, b.Stats().Available, "a wait that never began takes nothing")
 
@@ -242,6 +245,9 @@ func TestAcquire(t *testing.T) {
 
 		p, _ = b.Acquire(ctx, core.Call{Cost: 4})
 		p.Finish(ctx, core.Result{Cost: 1})
+		require.Equal(t, 4, b.Stats().Available)
+		p, _ = b.Acquire(ctx, core.Call{Cost: 2})
+		p.Finish(ctx, core.Result{Outcome: core.Success, Cost: core.CostNothing})
 		require.Equal(t, 4, b.Stats().Available)
 		p, _ = b.Acquire(ctx, core.Call{})
 		p.Finish(ctx, core.Result{Cost: 13})
@@ -459,9 +465,9 @@ func TestAllocatesNothing(t *testing.T) {
 	free := newBucket(t, TokenBucketConfig{Rate: PerSecond(1e9), Burst: 1e9})
 	used := newBucket(t, TokenBucketConfig{Rate: PerDay(1), Burst: 10})
 	require.True(t, used.AllowN(10))
-	keyed, err := NewKeyed[string](KeyedConfig{Limit: TokenBucketConfig{Rate: PerSecond(1e9), Burst: 1e9}})
+	keyed, err := NewKeyed(KeyedConfig[string]{Limit: TokenBucketConfig{Rate: PerSecond(1e9), Burst: 1e9}})
 	require.NoError(t, err)
-	keyedUsed, err := NewKeyed[string](KeyedConfig{Limit: TokenBucketConfig{Rate: PerDay(1), Burst: 1}})
+	keyedUsed, err := NewKeyed(KeyedConfig[string]{Limit: TokenBucketConfig{Rate: PerDay(1), Burst: 1}})
 	require.NoError(t, err)
 	keyedUsed.Allow("a")
 	acquire := func(g core.Guard, cost int, admitted bool) {

@@ -87,7 +87,7 @@ func ExampleTokenBucket_Acquire() {
 }
 
 func ExampleNewKeyed() {
-	clients, err := limit.NewKeyed[string](limit.KeyedConfig{
+	clients, err := limit.NewKeyed(limit.KeyedConfig[string]{
 		Name:    "clients",
 		Limit:   limit.TokenBucketConfig{Rate: limit.PerMinute(10), Burst: 2},
 		MaxKeys: 50_000,
@@ -106,7 +106,7 @@ func ExampleNewKeyed() {
 }
 
 func ExampleKeyed_AcquireKey() {
-	tenants, _ := limit.NewKeyed[int](limit.KeyedConfig{
+	tenants, _ := limit.NewKeyed(limit.KeyedConfig[int]{
 		Limit: limit.TokenBucketConfig{Rate: limit.PerHour(10), Burst: 10},
 	})
 	ctx := context.Background()

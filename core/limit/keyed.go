@@ -29,7 +29,7 @@ func (cfg TokenBucketConfig) perKey(p *core.Problems, field string) TokenBucketC
 }
 
 // KeyedConfig configures NewKeyed.
-type KeyedConfig struct {
+type KeyedConfig[K comparable] struct {
 	// Name is the name in rejections, events and reports. Default: "keyed".
 	Name string
 
@@ -115,7 +115,7 @@ type cell[K comparable] struct {
 
 // NewKeyed makes a limit for each key. The error lists every bad field of cfg;
 // errors.Is(err, core.ErrConfig).
-func NewKeyed[K comparable](cfg KeyedConfig) (*Keyed[K], error) {
+func NewKeyed[K comparable](cfg KeyedConfig[K]) (*Keyed[K], error) {
 	if cfg.Name == "" {
 		cfg.Name = "keyed"
 	}
@@ -303,9 +303,9 @@ func (s *shard[K]) sweep(now uint64) {
 // FinishPermit is for core.Permit, as TokenBucket's.
 func (c *cell[K]) FinishPermit(_ context.Context, t core.Token, r core.Result) {
 	switch n := tokensOf(t); {
-	case r.Cost <= 0:
+	case r.Cost == 0:
 	case r.Cost < n:
-		c.giveBack(t, n-r.Cost)
+		c.giveBack(t, n-max(r.Cost, 0))
 	case r.Cost > n:
 		c.charge(r.Cost - n)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/surgewall/surgewall/core"
 )
 
-func newKeyed[K comparable](t *testing.T, cfg KeyedConfig) *Keyed[K] {
+func newKeyed[K comparable](t *testing.T, cfg KeyedConfig[K]) *Keyed[K] {
 	t.Helper()
 	k, err := NewKeyed[K](cfg)
 	require.NoError(t, err)
@@ -25,13 +25,13 @@ func newKeyed[K comparable](t *testing.T, cfg KeyedConfig) *Keyed[K] {
 }
 
 func TestKeyedBadConfig(t *testing.T) {
-	k, err := NewKeyed[string](KeyedConfig{MaxKeys: -1})
+	k, err := NewKeyed(KeyedConfig[string]{MaxKeys: -1})
 	require.Nil(t, k)
 	require.ErrorIs(t, err, core.ErrConfig)
 	require.ErrorContains(t, err, "limit.KeyedConfig.MaxKeys: -1: must be 0 to 2147483647")
 	require.ErrorContains(t, err, "limit.KeyedConfig.Limit: must be set")
 
-	_, err = NewKeyed[string](KeyedConfig{Limit: TokenBucketConfig{Name: "x", Burst: -1, Observer: &hearing{}}})
+	_, err = NewKeyed(KeyedConfig[string]{Limit: TokenBucketConfig{Name: "x", Burst: -1, Observer: &hearing{}}})
 	for _, want := range []string{
 		"limit.KeyedConfig.Limit.Name: x: must be empty",
 		"limit.KeyedConfig.Limit.Rate: 0 per 0s: must have Tokens above 0",
@@ -44,7 +44,7 @@ func TestKeyedBadConfig(t *testing.T) {
 
 func TestKeysDoNotShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKeyed[int](t, KeyedConfig{Limit: TokenBucketConfig{Rate: PerSecond(10), Burst: 2}})
+		k := newKeyed(t, KeyedConfig[int]{Limit: TokenBucketConfig{Rate: PerSecond(10), Burst: 2}})
 		for key := range 1000 {
 			require.True(t, k.AllowN(key, 2))
 			require.False(t, k.Allow(key))
@@ -64,7 +64,7 @@ func TestKeysDoNotShare(t *testing.T) {
 func TestFloodOfKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxKeys = 1000
-		k := newKeyed[int](t, KeyedConfig{MaxKeys: maxKeys, Limit: TokenBucketConfig{Rate: PerHour(1), Burst: 3}})
+		k := newKeyed(t, KeyedConfig[int]{MaxKeys: maxKeys, Limit: TokenBucketConfig{Rate: PerHour(1), Burst: 3}})
 		require.True(t, k.AllowN(-1, 3))
 		for i := range 100_000 {
 			time.Sleep(time.Millisecond)
@@ -84,7 +84,7 @@ func TestFloodOfKeys(t *testing.T) {
 // Once buckets are full again they make room, a few for each new key.
 func TestFullBucketsMakeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKeyed[int](t, KeyedConfig{MaxKeys: 1000, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 1}})
+		k := newKeyed(t, KeyedConfig[int]{MaxKeys: 1000, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 1}})
 		for i := range 1000 {
 			require.True(t, k.Allow(i))
 		}
@@ -114,7 +114,7 @@ func TestFullBucketsMakeRoom(t *testing.T) {
 // its own.
 func TestOverflowedKeyBringsItsDebt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKeyed[string](t, KeyedConfig{MaxKeys: 1, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 4}})
+		k := newKeyed(t, KeyedConfig[string]{MaxKeys: 1, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 4}})
 		require.True(t, k.Allow("first"))
 		require.True(t, k.AllowN("late", 4))
 		require.False(t, k.Allow("late"))
@@ -132,7 +132,7 @@ func TestFewKeysMakeRoom(t *testing.T) {
 	for _, maxKeys := range []int{1, 10, 100, 1000, 10_000} {
 		t.Run(fmt.Sprint(maxKeys), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				k := newKeyed[int](t, KeyedConfig{MaxKeys: maxKeys, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 1}})
+				k := newKeyed(t, KeyedConfig[int]{MaxKeys: maxKeys, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 1}})
 				for key := range 3 * maxKeys {
 					k.Allow(key)
 				}
@@ -150,7 +150,7 @@ func TestFewKeysMakeRoom(t *testing.T) {
 
 func TestKeyedPermits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKeyed[string](t, KeyedConfig{MaxKeys: 1, Limit: TokenBucketConfig{Rate: PerSecond(10), Burst: 5}})
+		k := newKeyed(t, KeyedConfig[string]{MaxKeys: 1, Limit: TokenBucketConfig{Rate: PerSecond(10), Burst: 5}})
 		ctx := t.Context()
 		left := func(key string) int {
 			n := 0
@@ -192,7 +192,7 @@ func TestKeyedPermits(t *testing.T) {
 func TestKeyedRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hearing{}
-		k := newKeyed[string](t, KeyedConfig{
+		k := newKeyed(t, KeyedConfig[string]{
 			Name: "clients", Observer: h, Limit: TokenBucketConfig{Rate: PerSecond(10), Burst: 2, MaxWait: d},
 		})
 		ctx := t.Context()
@@ -230,7 +230,7 @@ func TestKeyedRefusals(t *testing.T) {
 		require.EqualValues(t, 7, s.Refused)
 		require.EqualValues(t, 3, s.Admitted)
 		r := k.Inspect()
-		require.Equal(t, "keyed_token_bucket", r.Kind)
+		require.Equal(t, "keyed_limit", r.Kind)
 		require.Equal(t, "clients", r.Name)
 		require.Contains(t, r.Values, core.Amount("surgewall.rate_limiting.key.count", "{key}", 1))
 	})
@@ -246,12 +246,12 @@ func TestNilKeyedIsNoLimit(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalidCost)
 	require.Zero(t, k.Stats())
 	require.Empty(t, k.Name())
-	require.Equal(t, "keyed_token_bucket", k.Inspect().Kind)
+	require.Equal(t, "keyed_limit", k.Inspect().Kind)
 }
 
 // NaN is not equal to itself: in a map it would be a new key each time.
 func TestNaNIsNotANewKeyEachTime(t *testing.T) {
-	k := newKeyed[float64](t, KeyedConfig{Limit: TokenBucketConfig{Rate: PerDay(1), Burst: 3}})
+	k := newKeyed(t, KeyedConfig[float64]{Limit: TokenBucketConfig{Rate: PerDay(1), Burst: 3}})
 	admitted := 0
 	for range 1000 {
 		if k.Allow(math.NaN()) {
@@ -268,7 +268,7 @@ func TestKeyedContention(t *testing.T) {
 	start := time.Now() // real time: contention needs it; the bound is exact all the same
 	const keys = 40
 	rate, burst := PerSecond(2_000), 10
-	k := newKeyed[int](t, KeyedConfig{MaxKeys: keys / 2, Limit: TokenBucketConfig{Rate: rate, Burst: burst}})
+	k := newKeyed(t, KeyedConfig[int]{MaxKeys: keys / 2, Limit: TokenBucketConfig{Rate: rate, Burst: burst}})
 	var used [keys]atomic.Int64
 	var wg sync.WaitGroup
 	for i := range 8 {

@@ -96,7 +96,7 @@ func (f *refusals) limited(at int64) *core.Rejection {
 
 // ended is the refusal of a call whose context ended before its turn.
 func (f *refusals) ended(cause error) *core.Rejection {
-	return &core.Rejection{Guard: f.name, Reason: core.WaitTimeout, Err: ErrLimited, Cause: cause}
+	return &core.Rejection{Guard: f.name, Reason: core.RateLimited, Err: ErrLimited, Cause: cause}
 }
 
 // tell lets the observer hear of a refusal.

@@ -94,11 +94,11 @@ func (k *Keyed[K]) Name() string {
 // Inspect reports the limiter as it is now, and no key.
 func (k *Keyed[K]) Inspect() core.Report {
 	if k == nil {
-		return core.Report{Kind: "keyed_token_bucket"}
+		return core.Report{Kind: "keyed_limit"}
 	}
 	s := k.Stats()
 	return core.Report{
-		Kind: "keyed_token_bucket", Name: k.name, Since: k.since,
+		Kind: "keyed_limit", Name: k.name, Since: k.since,
 		Values: append(callValues(s.Admitted, s.Refused),
 			core.Amount("surgewall.rate_limiting.key.count", "{key}", int64(s.Keys)),
 			core.Count("surgewall.rate_limiting.key.overflows", "{call}", s.Overflowed)),
