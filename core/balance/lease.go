@@ -72,7 +72,8 @@ func (l *Lease[T]) Done(ctx context.Context, o core.Outcome) {
 }
 
 // DoneErr is Finish with what core.Classify makes of err, or Cancel if err is
-// or wraps a *core.Rejection: the call never started.
+// or wraps a *core.Rejection: the call never started. To count work that was
+// done before that refusal, core.Mark the error with an Outcome that counts.
 func (l *Lease[T]) DoneErr(ctx context.Context, err error) {
 	l.doneErr(ctx, err, math.MaxInt64)
 }
@@ -80,11 +81,12 @@ func (l *Lease[T]) DoneErr(ctx context.Context, err error) {
 // doneErr is DoneErr for a call that began with the time left until its
 // deadline.
 func (l *Lease[T]) doneErr(ctx context.Context, err error, left time.Duration) {
-	if _, ok := errors.AsType[*core.Rejection](err); ok {
+	outcome := core.ClassifyLeft(ctx, err, left)
+	if _, refused := errors.AsType[*core.Rejection](err); refused && outcome == core.Ignored {
 		l.Cancel()
 		return
 	}
-	l.Finish(ctx, core.Result{Outcome: core.ClassifyLeft(ctx, err, left), Err: err})
+	l.Finish(ctx, core.Result{Outcome: outcome, Err: err})
 }
 
 // Cancel says that the call never started. The guard's tokens and probe slots

@@ -344,6 +344,13 @@ func TestDoFinishesHoweverTheCallEnds(t *testing.T) {
 		require.EqualValues(t, 1, g.cancelled.Load())
 		require.EqualValues(t, 1, s.Cancelled)
 	})
+	t.Run("refused further in after work that counts", func(t *testing.T) {
+		g, s, _ := run(t, func(context.Context, int) error {
+			return core.Mark(refusal("inner", time.Time{}), core.Failure)
+		})
+		require.EqualValues(t, 1, g.outcomes[core.Failure].Load(), "a mark outranks a refusal")
+		require.EqualValues(t, 1, s.Failures)
+	})
 	t.Run("panic", func(t *testing.T) {
 		g, s, _ := run(t, func(context.Context, int) error { panic("call") })
 		require.EqualValues(t, 1, g.outcomes[core.Failure].Load())
