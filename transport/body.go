@@ -37,13 +37,15 @@ func (x *exchange) finish(r core.Result) {
 	x.lease.Finish(x.ctx, r)
 }
 
-// finishErr ends a call that ended with err.
+// finishErr ends a call that ended with err: one that a guard further in refused
+// never started, unless core.Mark says that it counts.
 func (x *exchange) finishErr(err error) {
-	if _, ok := errors.AsType[*core.Rejection](err); ok {
+	outcome := x.classify(err)
+	if _, refused := errors.AsType[*core.Rejection](err); refused && outcome == core.Ignored {
 		x.cancel()
 		return
 	}
-	x.finish(core.Result{Outcome: x.classify(err), Err: err})
+	x.finish(core.Result{Outcome: outcome, Err: err})
 }
 
 // classify is what an error that ended the call says of the server.

@@ -102,7 +102,8 @@ var (
 // RoundTrip sends one request. If a guard refuses, nothing is sent, and the
 // error is its *core.Rejection: http.Client wraps it in a *url.Error, through
 // which errors.As finds it. A *core.Rejection of the base leaves the guards of
-// this Transport as if the request had not been made.
+// this Transport as if the request had not been made, unless it is marked (see
+// core.Mark) with an Outcome that counts.
 //
 // The guards hear how the call ended when the response body is at EOF, fails,
 // or is closed; at once if there is no body, if the connection was upgraded

@@ -208,6 +208,18 @@ func TestRefusalFurtherInIsACallThatNeverStarted(t *testing.T) {
 	of.onlyCancelled(t)
 }
 
+func TestMarkOfARefusalOutranksIt(t *testing.T) {
+	g := newGuard()
+	b := balancer(t, []string{"http://b"})
+	rt := newTransport(t, transport.Config{Guard: g, Backends: b, Base: stub(func(*http.Request) (*http.Response, error) {
+		return nil, core.Mark(rejection(), core.Failure) // after attempts that failed
+	})})
+	_, err := rt.RoundTrip(request(t, "GET", "http://a", nil)) //nolint:bodyclose // an error
+	require.ErrorIs(t, err, errRefused)
+	require.Equal(t, core.Failure, g.only(t).Outcome)
+	require.EqualValues(t, 1, b.Stats().Backends[0].Failures)
+}
+
 func TestRequestIsNotModifiedAndItsBodyIsSent(t *testing.T) {
 	var got []string
 	base, address := serve(t, func(_ http.ResponseWriter, r *http.Request) {
