@@ -59,7 +59,7 @@ func checkBackend(u *url.URL) string {
 		return "must not be nil"
 	case u.Scheme != "http" && u.Scheme != "https":
 		return "must have the scheme http or https"
-	case u.Host == "":
+	case u.Hostname() == "":
 		return "must have a host"
 	case u.User != nil:
 		return "must not hold a user: set the Authorization header"

@@ -31,6 +31,7 @@ func TestParseBackends(t *testing.T) {
 
 	_, err = transport.ParseBackends([]string{
 		"http://ok", "http://u:secret1@h", "h:80", "http://", "ftp://h", "http://h?q", "http://h#f", "http://%zz:secret2@h",
+		"http://:80",
 	}, nil)
 	require.ErrorIs(t, err, core.ErrConfig)
 	for i, problem := range []string{
@@ -41,6 +42,7 @@ func TestParseBackends(t *testing.T) {
 		"5: the URL at this index must not have a query or a fragment",
 		"6: the URL at this index must not have a query or a fragment",
 		"7: the URL at this index must parse",
+		"8: the URL at this index must have a host",
 	} {
 		require.Equal(t, "transport.ParseBackends.urls: "+problem, strings.Split(err.Error(), "\n")[i])
 	}
@@ -97,6 +99,7 @@ func TestRequestIsRewrittenForItsBackend(t *testing.T) {
 		{"http://b/a%2Fb", "http://logical/c%2Fd", "", "http://b/a%2Fb/c%2Fd", "b"},
 		{"http://b/a b", "http://logical/c%2Fd", "", "http://b/a%20b/c%2Fd", "b"},
 		{"http://b/a%2Fb", "http://logical/c d", "", "http://b/a%2Fb/c%20d", "b"},
+		{"http://b/a%2F", "http://logical/c", "", "http://b/a%2F/c", "b"}, // its prefix ends in no slash
 		{"http://b", "/relative", "", "http://b/relative", "b"},
 		{"http://b", "http://logical/x", "meant.example", "http://b/x", "meant.example"},
 		{"http://b", "http://logical/x", "logical", "http://b/x", "b"},

@@ -39,10 +39,13 @@ func redirect(req *http.Request, to *url.URL) (*outgoing, error) {
 	o := copyOf(req)
 	o.url = *req.URL
 	o.url.Scheme, o.url.Host = to.Scheme, to.Host
-	if req.URL.RawPath != "" || to.RawPath != "" {
-		o.url.RawPath = joinPath(to.EscapedPath(), req.URL.EscapedPath())
-	}
 	o.url.Path = joinPath(to.Path, req.URL.Path)
+	if req.URL.RawPath != "" || to.RawPath != "" {
+		// Path must be RawPath unescaped, or net/url falls back on it: a prefix
+		// that ends in %2F ends in no slash.
+		o.url.RawPath = joinPath(to.EscapedPath(), req.URL.EscapedPath())
+		o.url.Path, _ = url.PathUnescape(o.url.RawPath) // EscapedPath is always valid
+	}
 	o.req.URL = &o.url
 	if req.Host == req.URL.Host {
 		o.req.Host = "" // then the host of the URL is sent
@@ -82,22 +85,27 @@ func (o *outgoing) watchBody() *requestBody {
 }
 
 // requestBody is a request body that remembers whether reading it failed: a call
-// that fails for that says nothing of the server. The base may read it after
-// RoundTrip has returned.
+// that fails for that says nothing of the server. A Read that fails since the
+// base has closed the body does not count: the base had given up before. The
+// base may read it after RoundTrip has returned.
 type requestBody struct {
 	base   io.ReadCloser
+	closed atomic.Bool
 	broken atomic.Bool
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.base.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF && !b.closed.Load() {
 		b.broken.Store(true)
 	}
 	return n, err
 }
 
-func (b *requestBody) Close() error { return b.base.Close() }
+func (b *requestBody) Close() error {
+	b.closed.Store(true) // before the Read that this interrupts returns
+	return b.base.Close()
+}
 
 // failed is false for a body that is not watched.
 func (b *requestBody) failed() bool { return b != nil && b.broken.Load() }

@@ -327,6 +327,35 @@ func TestHTTP2StreamInBothDirections(t *testing.T) {
 	require.Equal(t, "HTTP/2.0", proto.Load())
 }
 
+// A server that gives up makes net/http close the request's body, and the Read
+// of the upload that this interrupts is no fault of the upload's.
+func TestServerThatDiesDuringAnUploadIsAFailure(t *testing.T) {
+	for name, afterHeaders := range map[string]bool{"before the headers": false, "after them": true} {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = r.Body.Read(make([]byte, 1))
+			if afterHeaders {
+				_ = http.NewResponseController(w).Flush()
+			}
+			panic(http.ErrAbortHandler)
+		}))
+		s.EnableHTTP2 = true
+		s.StartTLS()
+		g := newGuard()
+		rt := transport.Guard(g, s.Client().Transport)
+		upload, w := io.Pipe()
+		go func() { _, _ = io.WriteString(w, "x") }() // and no more: the next Read waits
+		resp, err := rt.RoundTrip(request(t, "POST", s.URL, upload))
+		if err == nil {
+			_, err = io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+		}
+		require.Error(t, err, name)
+		require.Equal(t, core.Failure, g.only(t).Outcome, name)
+		rt.CloseIdleConnections()
+		s.Close()
+	}
+}
+
 // A timeout that is meant for the headers must not cut the body.
 func TestHeaderTimeoutOfTheBaseDoesNotCutTheBody(t *testing.T) {
 	const wait = 500 * time.Millisecond
