@@ -39,24 +39,36 @@ func (c *dbConn) Close() error {
 	return nil
 }
 
+// Ping asks pgx itself: its driver's Ping tells of nothing but a bad connection,
+// which would hide a server that does not answer from the guard, and from the
+// caller. database/sql may try it on another connection while there is time.
 func (c *dbConn) Ping(ctx context.Context) error {
-	err := c.stdConn.Ping(ctx)
-	c.s.note(ctx, err)
-	return err
+	err := c.s.ping(ctx)
+	if err == nil {
+		return nil
+	}
+	c.s.gone = true
+	if ctx.Err() != nil {
+		return err
+	}
+	return driver.ErrBadConn
 }
 
 func (c *dbConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	c.s.start(ctx)
 	r, err := c.stdConn.ExecContext(ctx, query, args)
 	c.s.note(ctx, err)
 	return r, err
 }
 
 func (c *dbConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	c.s.start(ctx)
 	r, err := c.stdConn.QueryContext(ctx, query, args)
 	return c.s.driverRows(ctx, r, err)
 }
 
 func (c *dbConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	c.s.start(ctx)
 	st, err := c.stdConn.PrepareContext(ctx, query)
 	c.s.note(ctx, err)
 	if pgx, ok := st.(*stdlib.Stmt); ok {
@@ -66,6 +78,7 @@ func (c *dbConn) PrepareContext(ctx context.Context, query string) (driver.Stmt,
 }
 
 func (c *dbConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	c.s.start(ctx)
 	t, err := c.stdConn.BeginTx(ctx, opts)
 	c.s.note(ctx, err)
 	if err != nil {
@@ -81,12 +94,14 @@ type dbTx struct {
 }
 
 func (t dbTx) Commit() error {
+	t.s.start(t.ctx)
 	err := t.Tx.Commit()
 	t.s.note(t.ctx, err)
 	return err
 }
 
 func (t dbTx) Rollback() error {
+	t.s.start(t.ctx)
 	err := t.Tx.Rollback()
 	t.s.note(t.ctx, err)
 	return err
@@ -98,12 +113,14 @@ type dbStmt struct {
 }
 
 func (st *dbStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	st.s.start(ctx)
 	r, err := st.Stmt.ExecContext(ctx, args)
 	st.s.note(ctx, err)
 	return r, err
 }
 
 func (st *dbStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	st.s.start(ctx)
 	r, err := st.Stmt.QueryContext(ctx, args)
 	return st.s.driverRows(ctx, r, err)
 }
@@ -128,5 +145,12 @@ func (r *dbRows) Next(dest []driver.Value) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.s.note(r.ctx, err)
 	}
+	return err
+}
+
+// Close reads what is left of the answer, which may fail too.
+func (r *dbRows) Close() error {
+	err := r.Rows.Close()
+	r.s.note(r.ctx, err)
 	return err
 }

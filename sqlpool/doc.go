@@ -10,9 +10,11 @@
 //	defer db.Close(context.Background())
 //	_, err = db.Exec(ctx, "update item set stock = stock - 1 where id = $1", id)
 //
-// Pool has the methods of pgx's own pool, with its signatures, so that code
-// written for that, by hand or by sqlc, works unchanged. pgx speaks the
-// protocol; its pool is not used. Pool.DB is a *sql.DB on the same connections.
+// Exec, Query, QueryRow, Begin, BeginTx, Acquire and Ping of Pool have the
+// signatures of pgx's own pool, so that code written for these, by hand or by
+// sqlc, works unchanged; SendBatch and CopyFrom are those of a transaction, or of
+// Conn.Conn. pgx speaks the protocol; its pool is not used. Pool.DB is a *sql.DB
+// on the same connections.
 //
 // Wrap puts a guard around any other database/sql driver, whose pool then stays
 // that of database/sql.

@@ -3,6 +3,7 @@ package sqlpool
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -12,13 +13,15 @@ import (
 // ErrReleased is returned by the methods of a Conn that was released.
 var ErrReleased = errors.New("sqlpool: the connection was released")
 
-// Conn is a borrowed connection. It is used by one goroutine at a time, except
-// for Release.
+// Conn is a borrowed connection. It is used by one goroutine at a time; Release
+// alone may be called by several, when the others' calls have returned.
 type Conn struct{ s *session }
 
 // Release gives the connection back; any later Release does nothing. One that
 // is closed, in a transaction or in the middle of an answer is destroyed, and
-// replaced if that is needed.
+// replaced if that is needed. What else was changed for the session stays with
+// the connection for its next user: settings, temporary tables, advisory locks,
+// LISTEN. Undo it, or close the connection.
 func (c *Conn) Release() { c.s.end() }
 
 // Conn is the pgx connection, or nil after Release. The pool sees neither what
@@ -36,9 +39,7 @@ func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	if c.s.ended.Load() {
 		return pgconn.CommandTag{}, ErrReleased
 	}
-	tag, err := c.s.pgx.Exec(ctx, sql, args...)
-	c.s.note(ctx, err)
-	return tag, err
+	return c.s.exec(ctx, sql, args)
 }
 
 // Query runs a statement that returns rows. Close them before the next.
@@ -75,8 +76,20 @@ func (c *Conn) Ping(ctx context.Context) error {
 	if c.s.ended.Load() {
 		return ErrReleased
 	}
-	err := c.s.pgx.Ping(ctx)
-	c.s.note(ctx, err)
+	return c.s.ping(ctx)
+}
+
+func (s *session) exec(ctx context.Context, sql string, args []any) (pgconn.CommandTag, error) {
+	s.start(ctx)
+	tag, err := s.pgx.Exec(ctx, sql, args...)
+	s.note(ctx, err)
+	return tag, err
+}
+
+func (s *session) ping(ctx context.Context) error {
+	s.start(ctx)
+	err := s.pgx.Ping(ctx)
+	s.note(ctx, err)
 	return err
 }
 
@@ -88,11 +101,13 @@ func (s *session) query(ctx context.Context, last bool, sql string, args []any) 
 			s.end()
 		}
 	}()
+	s.start(ctx)
 	r, err := s.pgx.Query(ctx, sql, args...)
 	if err != nil {
 		s.note(ctx, err)
 		return errRows{err}, err
 	}
+	s.heard()
 	handed = true
 	return &rows{Rows: r, s: s, ctx: ctx, last: last}, nil
 }
@@ -104,7 +119,9 @@ func (s *session) queryRow(ctx context.Context, last bool, sql string, args []an
 			s.end()
 		}
 	}()
+	s.start(ctx)
 	r := s.pgx.QueryRow(ctx, sql, args...)
+	s.heard()
 	handed = true
 	return &row{row: r, s: s, ctx: ctx, last: last}
 }
@@ -116,6 +133,7 @@ func (s *session) beginTx(ctx context.Context, last bool, opts pgx.TxOptions) (p
 			s.end()
 		}
 	}()
+	s.start(ctx)
 	t, err := s.pgx.BeginTx(ctx, opts)
 	s.note(ctx, err)
 	if err != nil {
@@ -149,7 +167,18 @@ func (r *rows) Close() {
 
 // over is true also when the connection was given back under the rows: it is
 // no longer theirs to read from.
-func (r *rows) over() bool { return r.closed || r.s.ended.Load() }
+func (r *rows) over() bool { return r.closed || r.lost() }
+
+// lost is true when the connection was given back before the rows were closed.
+func (r *rows) lost() bool { return !r.closed && r.s.ended.Load() }
+
+// Err is ErrReleased when there may have been more rows than could be read.
+func (r *rows) Err() error {
+	if r.lost() {
+		return ErrReleased
+	}
+	return r.Rows.Err()
+}
 
 func (r *rows) Next() bool {
 	if r.over() {
@@ -178,6 +207,9 @@ func (r *rows) Values() (values []any, err error) {
 // read closes the rows if what it calls, which is also code of the caller's own
 // types, fails or panics.
 func (r *rows) read(scan func() error) error {
+	if r.lost() {
+		return ErrReleased
+	}
 	fine := false
 	defer func() {
 		if !fine {
@@ -213,26 +245,30 @@ func (r *row) Scan(dest ...any) error {
 	return err
 }
 
-// tx is pgx's, whose end ends the session. Transactions nested in it are pgx's
-// own: savepoints on the same connection.
+// tx is pgx's, which tells its session how its statements ended, and whose end
+// ends the session. One nested in it is pgx's savepoint on the same connection.
 type tx struct {
 	pgx.Tx
-	s    *session
-	last bool
+	s     *session
+	last  bool
+	ended atomic.Bool // by the first Commit or Rollback
 }
 
 func (t *tx) Commit(ctx context.Context) error { return t.end(ctx, t.Tx.Commit) }
 
 func (t *tx) Rollback(ctx context.Context) error { return t.end(ctx, t.Tx.Rollback) }
 
-// end ends the transaction. pgx closes the connection if that fails.
+// end ends the transaction, once: a second Rollback, of another goroutine, must
+// not reach the connection, which may be somebody else's by then. pgx closes the
+// connection if that fails.
 func (t *tx) end(ctx context.Context, how func(context.Context) error) error {
-	if t.s.ended.Load() {
+	if t.s.ended.Load() || t.ended.Swap(true) {
 		return pgx.ErrTxClosed
 	}
 	if t.last {
 		defer t.s.end()
 	}
+	t.s.start(ctx)
 	err := how(ctx)
 	if !errors.Is(err, pgx.ErrTxClosed) {
 		t.s.note(ctx, err)
@@ -244,6 +280,7 @@ func (t *tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandT
 	if t.s.ended.Load() {
 		return pgconn.CommandTag{}, pgx.ErrTxClosed
 	}
+	t.s.start(ctx)
 	tag, err := t.Tx.Exec(ctx, sql, args...)
 	t.s.note(ctx, err)
 	return tag, err
@@ -253,6 +290,7 @@ func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, erro
 	if t.s.ended.Load() {
 		return errRows{pgx.ErrTxClosed}, pgx.ErrTxClosed
 	}
+	t.s.start(ctx)
 	r, err := t.Tx.Query(ctx, sql, args...)
 	if err != nil {
 		t.s.note(ctx, err)
@@ -265,7 +303,67 @@ func (t *tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if t.s.ended.Load() {
 		return errRows{pgx.ErrTxClosed}
 	}
+	t.s.start(ctx)
 	return &row{row: t.Tx.QueryRow(ctx, sql, args...), s: t.s, ctx: ctx}
+}
+
+func (t *tx) Begin(ctx context.Context) (pgx.Tx, error) {
+	if t.s.ended.Load() {
+		return nil, pgx.ErrTxClosed
+	}
+	t.s.start(ctx)
+	nested, err := t.Tx.Begin(ctx)
+	t.s.note(ctx, err)
+	if err != nil {
+		return nil, err
+	}
+	return &tx{Tx: nested, s: t.s}, nil
+}
+
+func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
+	if t.s.ended.Load() {
+		return nil, pgx.ErrTxClosed
+	}
+	t.s.start(ctx)
+	d, err := t.Tx.Prepare(ctx, name, sql)
+	t.s.note(ctx, err)
+	return d, err
+}
+
+func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, from pgx.CopyFromSource) (int64, error) {
+	if t.s.ended.Load() {
+		return 0, pgx.ErrTxClosed
+	}
+	t.s.start(ctx)
+	n, err := t.Tx.CopyFrom(ctx, table, columns, from)
+	if state, _ := sqlState(err); state == "57014" && ctx.Err() == nil {
+		// The server's echo of a source that failed, which is the caller's.
+		t.s.note(ctx, nil)
+	} else {
+		t.s.note(ctx, err)
+	}
+	return n, err
+}
+
+func (t *tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if t.s.ended.Load() {
+		return pgx.FailedBatchResults(b, pgx.ErrTxClosed)
+	}
+	t.s.start(ctx)
+	return batch{t.Tx.SendBatch(ctx, b), t.s, ctx}
+}
+
+// batch are pgx's results, whose Close returns the first error of all.
+type batch struct {
+	pgx.BatchResults
+	s   *session
+	ctx context.Context // of the statements, which are still running
+}
+
+func (b batch) Close() error {
+	err := b.BatchResults.Close()
+	b.s.note(b.ctx, err)
+	return err
 }
 
 // errRows are rows, or a row, that could not be had.

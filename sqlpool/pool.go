@@ -75,9 +75,7 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 		return pgconn.CommandTag{}, err
 	}
 	defer s.end()
-	tag, err := s.pgx.Exec(ctx, sql, args...)
-	s.note(ctx, err)
-	return tag, err
+	return s.exec(ctx, sql, args)
 }
 
 // Query runs a statement that returns rows. The connection is in use until the
@@ -135,9 +133,7 @@ func (p *Pool) Ping(ctx context.Context) error {
 		return err
 	}
 	defer s.end()
-	err = s.pgx.Ping(ctx)
-	s.note(ctx, err)
-	return err
+	return s.ping(ctx)
 }
 
 // DB is a *sql.DB on the connections of this pool, always the same. Each of its

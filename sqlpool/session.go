@@ -20,7 +20,11 @@ type session struct {
 	lease  pool.Lease[*conn]
 	permit core.Permit
 	ctx    context.Context // the caller's, for what ends without one: Rows.Close
-	left   time.Duration   // of ctx, when the session began
+
+	// What follows is kept only for a guard that wants a result.
+	left    time.Duration // of the statement's context, when it began
+	began   time.Time     // the first statement
+	latency time.Duration // of the first answer
 
 	answered bool         // the server was heard
 	outcome  core.Outcome // of the first error that is no answer
@@ -39,7 +43,6 @@ func (p *Pool) begin(ctx context.Context) (*session, error) {
 			return nil, err
 		}
 		s.permit = permit.Take()
-		s.left = core.TimeLeft(ctx)
 	}
 	begun := false
 	defer func() {
@@ -56,8 +59,29 @@ func (p *Pool) begin(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
+// start notes that a statement under ctx is about to be sent. What the caller
+// spent on waiting for the connection is not the server's doing.
+func (s *session) start(ctx context.Context) {
+	if !s.permit.WantsResult() {
+		return
+	}
+	s.left = core.TimeLeft(ctx)
+	if s.began.IsZero() {
+		s.began = time.Now()
+	}
+}
+
+// heard notes that the first statement was answered, or failed: the rest is the
+// length of a stream or of a transaction.
+func (s *session) heard() {
+	if s.latency == 0 && !s.began.IsZero() {
+		s.latency = max(1, time.Since(s.began))
+	}
+}
+
 // note learns from err, nil included, of a statement under ctx.
 func (s *session) note(ctx context.Context, err error) {
+	s.heard()
 	if err == nil {
 		s.answered = true
 		return
@@ -92,6 +116,9 @@ func (s *session) end() {
 		return
 	}
 	defer s.finish()
+	if s.err == nil && s.pgx.IsClosed() {
+		s.answered = false // it broke where nobody noted why, as under Conn.Conn
+	}
 	if s.gone || !s.clean() {
 		s.lease.Destroy()
 	} else {
@@ -106,5 +133,5 @@ func (s *session) finish() {
 	if s.err == nil && s.answered {
 		o = core.Success
 	}
-	s.permit.Finish(s.ctx, core.Result{Outcome: o, Err: s.err})
+	s.permit.Finish(s.ctx, core.Result{Outcome: o, Err: s.err, Latency: s.latency})
 }
