@@ -19,11 +19,13 @@ type WrapConfig struct {
 	// Default nil: no guard, and Wrap returns the connector as it is.
 	Guard core.Guard
 
-	// Outcome says what the error of a statement means for the guard; it is
-	// never asked about driver.ErrSkip and driver.ErrBadConn, which mean that
-	// nothing was sent. Default: the package's Outcome, which knows SQLSTATEs;
-	// of a driver whose errors have no method SQLState() string, it takes each
-	// for a core.Failure that is not the caller's own doing.
+	// Outcome says what the error of a statement means for the guard. It is
+	// never asked about driver.ErrSkip and driver.ErrBadConn: nothing was sent,
+	// and the permit is cancelled; inside a transaction or among rows, a
+	// connection that went bad is a core.Failure. Default: the package's
+	// Outcome, which knows SQLSTATEs; of a driver whose errors have no method
+	// SQLState() string, it takes each for a core.Failure that is not the
+	// caller's own doing.
 	Outcome func(ctx context.Context, err error) core.Outcome
 }
 
@@ -78,12 +80,14 @@ type guarded struct {
 
 // call is one guarded statement or transaction.
 type call struct {
-	g      *guarded
-	ctx    context.Context // of the statement or transaction, while it lasts
-	permit core.Permit
-	left   time.Duration // of ctx, when it began
-	err    error         // of a transaction: the first that is no answer
-	worst  core.Outcome  // of err
+	g       *guarded
+	ctx     context.Context // of the statement or transaction, while it lasts
+	permit  core.Permit
+	left    time.Duration // of the last statement's context, when it began
+	began   time.Time
+	latency time.Duration // until the driver returned for the first time
+	err     error         // the first that is no answer
+	outcome core.Outcome  // of err
 }
 
 func (g *guarded) begin(ctx context.Context) (*call, error) {
@@ -91,9 +95,12 @@ func (g *guarded) begin(ctx context.Context) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &call{g: g, ctx: ctx, permit: p.Take(), left: core.TimeLeft(ctx)}
-	return c, nil
+	return &call{g: g, ctx: ctx, permit: p.Take(), left: core.TimeLeft(ctx), began: time.Now()}, nil
 }
+
+// heard notes that the driver returned for the first time: the rest is the
+// length of the rows or of the transaction.
+func (c *call) heard() { c.latency = max(1, time.Since(c.began)) }
 
 // abandon is deferred while the driver runs: it finishes the permit if the
 // driver panicked or exited the goroutine, and nobody else did.
@@ -103,40 +110,42 @@ func (c *call) abandon(returned *bool) {
 	}
 }
 
-// end finishes the permit with what err says, or with what was noted before.
-func (c *call) end(err error) {
-	if unsent(err) && c.err == nil {
+// done finishes the permit with what the driver made of a statement alone or
+// of a BEGIN. When database/sql will try that again, another way or on another
+// connection, it has not been run, and asks the guard again.
+func (c *call) done(err error) {
+	if errors.Is(err, driver.ErrSkip) || errBadConn(err) {
 		c.permit.Cancel()
 		return
 	}
+	c.end(err)
+}
+
+// end finishes the permit with what err says, or with what was noted before.
+func (c *call) end(err error) {
 	c.note(c.ctx, err)
 	o := core.Success
 	if c.err != nil {
-		o = c.worst
+		o = c.outcome
 	}
-	c.permit.Finish(c.ctx, core.Result{Outcome: o, Err: c.err})
+	c.permit.Finish(c.ctx, core.Result{Outcome: o, Err: c.err, Latency: c.latency})
 }
 
-// note keeps the first error that is no answer.
+// note keeps the first error that is no answer. What has begun cannot be tried
+// again: a connection that goes bad under it is a failure.
 func (c *call) note(ctx context.Context, err error) {
-	if err == nil || unsent(err) || c.err != nil {
+	if err == nil || errors.Is(err, driver.ErrSkip) || c.err != nil {
 		return
 	}
 	var o core.Outcome
-	if c.g.outcome != nil {
+	if c.g.outcome != nil && !errBadConn(err) {
 		o = c.g.outcome(ctx, err)
 	} else {
 		o = outcome(ctx, err, c.left)
 	}
 	if o != core.Success {
-		c.worst, c.err = o, err
+		c.outcome, c.err = o, err
 	}
-}
-
-// unsent reports whether database/sql will try the statement again, another way
-// or on another connection: it has not been run, and asks the guard again.
-func unsent(err error) bool {
-	return errors.Is(err, driver.ErrSkip) || errors.Is(err, driver.ErrBadConn)
 }
 
 // rows keeps the permit until they are closed, if the guard has a use for that.
@@ -145,5 +154,13 @@ func (c *call) rows(r driver.Rows) driver.Rows {
 		c.end(nil)
 		return r
 	}
-	return &wrapRows{Rows: r, call: c}
+	return &wrapRows{Rows: r, call: c, ctx: c.ctx, last: true}
+}
+
+// txRows are rows inside the transaction that c is, which learns of their errors.
+func (c *call) txRows(ctx context.Context, r driver.Rows) driver.Rows {
+	if !c.permit.WantsResult() {
+		return r
+	}
+	return &wrapRows{Rows: r, call: c, ctx: ctx}
 }

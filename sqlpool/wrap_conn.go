@@ -217,6 +217,14 @@ func (c *wrapConn) Begin() (driver.Tx, error) {
 }
 
 func (c *wrapConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if c.tx != nil { // the guard is not asked inside a transaction
+		var tx driver.Tx
+		err := c.inTx(ctx, func() (err error) {
+			tx, err = c.driverBegin(ctx, opts)
+			return err
+		})
+		return tx, err
+	}
 	k, err := c.g.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -225,8 +233,9 @@ func (c *wrapConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.T
 	defer k.abandon(&returned)
 	tx, err := c.driverBegin(ctx, opts)
 	returned = true
+	k.heard()
 	if err != nil {
-		k.end(err)
+		k.done(err)
 		return nil, err
 	}
 	c.tx = k
@@ -279,6 +288,9 @@ func (t *wrapTx) Rollback() error { return t.end(t.Tx.Rollback) }
 
 func (t *wrapTx) end(how func() error) error {
 	k := t.c.tx
+	if k != nil {
+		k.left = core.TimeLeft(k.ctx)
+	}
 	returned := false
 	defer func() {
 		if !returned && k != nil {
@@ -300,10 +312,8 @@ func (c *wrapConn) run(ctx context.Context, fn func() error) error {
 }
 
 func (c *wrapConn) start(ctx context.Context, fn func() error, keep bool) (*call, error) {
-	if k := c.tx; k != nil {
-		err := fn()
-		k.note(ctx, err)
-		return nil, err
+	if c.tx != nil {
+		return nil, c.inTx(ctx, fn)
 	}
 	k, err := c.g.begin(ctx)
 	if err != nil {
@@ -313,11 +323,21 @@ func (c *wrapConn) start(ctx context.Context, fn func() error, keep bool) (*call
 	defer k.abandon(&returned)
 	err = fn()
 	returned = true
+	k.heard()
 	if err != nil || !keep {
-		k.end(err)
+		k.done(err)
 		return nil, err
 	}
 	return k, nil
+}
+
+// inTx calls the driver for a statement of the transaction that is open.
+func (c *wrapConn) inTx(ctx context.Context, fn func() error) error {
+	k := c.tx
+	k.left = core.TimeLeft(ctx)
+	err := fn()
+	k.note(ctx, err)
+	return err
 }
 
 // query is run for what returns rows.
@@ -329,10 +349,10 @@ func (c *wrapConn) query(ctx context.Context, fn func() (driver.Rows, error)) (r
 	if err != nil {
 		return nil, err
 	}
-	if k != nil {
-		r = k.rows(r)
+	if k == nil {
+		return c.tx.txRows(ctx, r), nil
 	}
-	return r, nil
+	return k.rows(r), nil
 }
 
 // ExecContext of a driver that has it, or the older Exec.

@@ -69,17 +69,21 @@ func (s *wrapStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (
 	})
 }
 
-// wrapRows keep the permit of a statement until they are closed. Where the
-// driver's rows lack an optional interface, they answer as database/sql does
-// without it.
+// wrapRows keep the permit of a statement until they are closed, or tell their
+// transaction how they ended. Where the driver's rows lack an optional interface,
+// they answer as database/sql does without it.
 type wrapRows struct {
 	driver.Rows
 	call *call
-	err  error // that ended them early
+	ctx  context.Context // of the statement, which is still running
+	last bool            // the call ends with the rows
+	err  error           // that ended them early
 }
 
-func (r *wrapRows) Next(dest []driver.Value) error {
-	err := r.Rows.Next(dest)
+func (r *wrapRows) Next(dest []driver.Value) error { return r.read(r.Rows.Next(dest)) }
+
+// read keeps what ended the rows before their end.
+func (r *wrapRows) read(err error) error {
 	if err != nil && err != io.EOF { //nolint:errorlint // the contract is io.EOF itself
 		r.err = err
 	}
@@ -87,14 +91,17 @@ func (r *wrapRows) Next(dest []driver.Value) error {
 }
 
 func (r *wrapRows) Close() error {
-	returned := false
+	returned := !r.last // a transaction has its own end
 	defer r.call.abandon(&returned)
 	err := r.Rows.Close()
 	returned = true
-	if r.err != nil {
+	if r.err == nil {
+		r.err = err
+	}
+	if r.last {
 		r.call.end(r.err)
 	} else {
-		r.call.end(err)
+		r.call.note(r.ctx, r.err)
 	}
 	return err
 }
@@ -106,7 +113,7 @@ func (r *wrapRows) HasNextResultSet() bool {
 
 func (r *wrapRows) NextResultSet() error {
 	if n, ok := r.Rows.(driver.RowsNextResultSet); ok {
-		return n.NextResultSet()
+		return r.read(n.NextResultSet())
 	}
 	return io.EOF
 }
