@@ -88,6 +88,15 @@ func (c *chain) Ready() bool {
 	return true
 }
 
+func (c *chain) Refusal() *Rejection {
+	for _, g := range c.guards {
+		if r := RefusalOf(g); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
 func (n *chainNode) FinishPermit(ctx context.Context, t Token, r Result) {
 	if n.turn.CompareAndSwap(t.A, t.A+1) {
 		n.end(ctx, r, false)

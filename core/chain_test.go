@@ -77,6 +77,22 @@ func TestChainReady(t *testing.T) {
 	require.True(t, core.IsReady(nil))
 }
 
+// foretelling is a guard that says what it would answer.
+type foretelling struct{ shut }
+
+func (f foretelling) Ready() bool              { return f.no == nil }
+func (f foretelling) Refusal() *core.Rejection { return f.no }
+
+func TestChainForetellsTheFirstRefusal(t *testing.T) {
+	first := &core.Rejection{Guard: "first", Err: errFull}
+	second := &core.Rejection{Guard: "second", Err: errFull}
+	ready := foretelling{}
+	require.Nil(t, core.RefusalOf(core.Chain(ready, &open{})))
+	require.Same(t, first, core.RefusalOf(core.Chain(&open{}, ready, foretelling{shut{first}}, foretelling{shut{second}})))
+	require.Nil(t, core.RefusalOf(nil))
+	require.Nil(t, core.RefusalOf(newFake("cannot tell", 0)))
+}
+
 func TestChainWantsWhatItsGuardsWant(t *testing.T) {
 	for _, c := range []struct{ a, b, want core.Wants }{
 		{core.WantsNothing, core.WantsNothing, core.WantsNothing},

@@ -12,7 +12,8 @@ const (
 	// KindRejected: a guard refused a call. Reason, and N, the call's cost.
 	KindRejected Kind = iota + 1
 
-	// KindShadowed: a guard in a shadow would have refused. Reason.
+	// KindShadowed: a guard in a shadow would have refused. Reason, and N, the
+	// call's cost.
 	KindShadowed
 
 	// KindStateChanged: a breaker changed its state. From, To, Seq; Duration
@@ -44,20 +45,6 @@ const (
 	// "broken", "unhealthy", "reset", "closed". Duration is its age.
 	KindDestroyed
 
-	// KindHeld: a permit or lease has been out for longer than its owner
-	// expects. Duration so far; N is how many are.
-	KindHeld
-
-	// KindRetried: a call is tried again. N is the attempt that begins,
-	// Duration the delay before it, ErrorType the class of the last error.
-	KindRetried
-
-	// KindHedged: a second attempt was sent while the first was out.
-	KindHedged
-
-	// KindReconfigured: a component took new settings.
-	KindReconfigured
-
 	kindCount
 )
 
@@ -71,10 +58,6 @@ var kindNames = [kindCount]string{
 	KindAcquireFailed:  "acquire_failed",
 	KindCreated:        "created",
 	KindDestroyed:      "destroyed",
-	KindHeld:           "held",
-	KindRetried:        "retried",
-	KindHedged:         "hedged",
-	KindReconfigured:   "reconfigured",
 }
 
 func (k Kind) String() string {

@@ -58,11 +58,11 @@ func TestObserversAskEachForItsKinds(t *testing.T) {
 	var hears recorder
 	deaf := &recorder{deaf: true}
 	both := core.Observers(deaf, &hears)
-	require.True(t, both.Enabled(core.KindHeld))
-	core.Emit(t.Context(), both, core.Event{Kind: core.KindHeld})
+	require.True(t, both.Enabled(core.KindAcquired))
+	core.Emit(t.Context(), both, core.Event{Kind: core.KindAcquired})
 	require.Len(t, hears.events, 1)
 	require.Empty(t, deaf.events)
-	require.False(t, core.Observers(deaf, deaf).Enabled(core.KindHeld))
+	require.False(t, core.Observers(deaf, deaf).Enabled(core.KindAcquired))
 }
 
 func TestObserversOfNoneAndOne(t *testing.T) {
@@ -85,14 +85,14 @@ func TestGoexitInAnObserverEndsOnlyItsGoroutine(t *testing.T) {
 
 func TestNamesOfConstants(t *testing.T) {
 	seen := map[string]bool{}
-	for k := core.KindRejected; k <= core.KindReconfigured; k++ {
+	for k := core.KindRejected; k <= core.KindDestroyed; k++ {
 		require.NotEqual(t, "unknown", k.String(), k)
 		require.False(t, seen[k.String()])
 		seen[k.String()] = true
 	}
 	require.Equal(t, "unknown", core.Kind(0).String())
 	require.Equal(t, "unknown", core.Kind(200).String())
-	for r := core.RateLimited; r <= core.InvalidCost; r++ {
+	for r := core.RateLimited; r <= core.Closed; r++ {
 		require.NotEqual(t, "unknown", r.String(), r)
 		require.False(t, seen["reason "+r.String()])
 		seen["reason "+r.String()] = true
@@ -128,6 +128,16 @@ func TestRejection(t *testing.T) {
 		after, ok = r.RetryAfter()
 		require.True(t, ok)
 		require.Zero(t, after)
+
+		for d, text := range map[time.Duration]string{
+			time.Hour - 8647*time.Nanosecond:         "1h0m0s",
+			1500*time.Millisecond - time.Nanosecond:  "1.5s",
+			250*time.Microsecond - 3*time.Nanosecond: "250µs",
+			0:                                        "0s",
+		} {
+			r := &core.Rejection{Guard: "g", Err: errFull, RetryAt: time.Now().Add(d)}
+			require.EqualError(t, r, `fake: full: refused by "g": retry after `+text)
+		}
 
 		never := &core.Rejection{Guard: "big", Reason: core.NeverFits}
 		_, ok = never.RetryAfter()

@@ -120,3 +120,20 @@ func IsReady(g Guard) bool {
 	r, ok := g.(Ready)
 	return !ok || r.Ready()
 }
+
+// Refuser is what a Guard that is Ready may implement beside it, so that who
+// passes it over can say why, and when to try again.
+type Refuser interface {
+	// Refusal is the *Rejection that a call would get now, nil if it would be
+	// admitted. Like Ready it is cheap, a hint, and without a side effect.
+	Refusal() *Rejection
+}
+
+// RefusalOf is the *Rejection that a call would get from g now: nil if it would
+// be admitted, and if g cannot tell.
+func RefusalOf(g Guard) *Rejection {
+	if r, ok := g.(Refuser); ok {
+		return r.Refusal()
+	}
+	return nil
+}

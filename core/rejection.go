@@ -11,14 +11,15 @@ import (
 // of a metric.
 type Reason uint8
 
-// The reasons. Those of quota say that this caller asked too often, those of
-// capacity that nobody can be served now, those of misuse that no retry helps.
+// The reasons. Those of quota say that this caller asked for more than its
+// share, those of capacity that nobody can be served now.
 const (
 	ReasonUnknown Reason = iota
 
-	// Quota.
+	// Quota. The last two are not Retryable: no retry of the same call helps.
 	RateLimited // a rate limit is used up
-	Paused      // the limiter is stopped until an instant, as the upstream asked
+	NeverFits   // the cost is above what the limit can ever admit
+	InvalidCost // the cost is negative
 
 	// Capacity.
 	CircuitOpen        // the breaker is open
@@ -28,12 +29,7 @@ const (
 	WaitTimeout        // the wait was longer than MaxWait, or than ctx allows
 	Unavailable        // what is behind cannot be reached: dials fail
 	NoBackend          // no backend can take the call
-	BudgetSpent        // a retry budget is used up
 	Closed             // the component was closed
-
-	// Misuse.
-	NeverFits   // the cost is above what the limit can ever admit
-	InvalidCost // the cost is negative
 
 	reasonCount
 )
@@ -41,7 +37,6 @@ const (
 var reasonNames = [reasonCount]string{
 	ReasonUnknown:      "unknown",
 	RateLimited:        "rate_limited",
-	Paused:             "paused",
 	CircuitOpen:        "circuit_open",
 	ProbesTaken:        "circuit_half_open",
 	ConcurrencyLimited: "concurrency_limited",
@@ -49,7 +44,6 @@ var reasonNames = [reasonCount]string{
 	WaitTimeout:        "wait_timeout",
 	Unavailable:        "unavailable",
 	NoBackend:          "no_backend",
-	BudgetSpent:        "budget_spent",
 	Closed:             "closed",
 	NeverFits:          "never_fits",
 	InvalidCost:        "invalid_cost",
@@ -66,7 +60,7 @@ func (r Reason) String() string {
 // answer in HTTP is 429; otherwise capacity is short, and it is 503.
 func (r Reason) Quota() bool {
 	switch r {
-	case RateLimited, Paused, NeverFits, InvalidCost:
+	case RateLimited, NeverFits, InvalidCost:
 		return true
 	default:
 		return false
@@ -132,7 +126,7 @@ func (r *Rejection) Error() string {
 	}
 	if d, ok := r.RetryAfter(); ok {
 		b.WriteString(": retry after ")
-		b.WriteString(d.String())
+		b.WriteString(readable(d).String())
 	}
 	if r.Cause != nil {
 		b.WriteString(": ")
@@ -150,3 +144,15 @@ func (r *Rejection) Unwrap() error { return r.Cause }
 // ErrorType is the Reason's name. OpenTelemetry's HTTP instrumentation looks
 // for this method when it sets error.type.
 func (r *Rejection) ErrorType() string { return r.Reason.String() }
+
+// readable is d without the digits that nobody reads.
+func readable(d time.Duration) time.Duration {
+	switch {
+	case d >= time.Minute:
+		return d.Round(time.Second)
+	case d >= time.Second:
+		return d.Round(time.Millisecond)
+	default:
+		return d.Round(time.Microsecond)
+	}
+}

@@ -180,16 +180,17 @@ func (p *Permit) DoneErrLeft(ctx context.Context, err error, left time.Duration)
 	if p.finisher == nil {
 		return
 	}
-	if neverStarted(err) {
+	if NeverStarted(err) {
 		p.Cancel()
 		return
 	}
 	p.Finish(ctx, Result{Outcome: ClassifyLeft(ctx, err, left), Err: err})
 }
 
-// neverStarted reports whether err is the refusal of a guard further in, and
-// nobody has marked it as anything else.
-func neverStarted(err error) bool {
+// NeverStarted reports whether err is or wraps the refusal of a guard further
+// in, and nobody has marked it (see Mark): whoever holds a permit for the call
+// cancels it. DoneErr does.
+func NeverStarted(err error) bool {
 	if err == nil {
 		return false
 	}

@@ -57,7 +57,7 @@ func (s *ShadowGuard) Acquire(ctx context.Context, call Call) (Permit, error) {
 	}
 	p, err := s.guard.Acquire(ctx, call)
 	if err != nil {
-		return Permit{}, s.refused(ctx, err)
+		return Permit{}, s.refused(ctx, call, err)
 	}
 	return p.Take(), nil
 }
@@ -100,7 +100,7 @@ func (s *ShadowKeyedGuard[K]) AcquireKey(ctx context.Context, key K, call Call) 
 	}
 	p, err := s.guard.AcquireKey(ctx, key, call)
 	if err != nil {
-		return Permit{}, s.refused(ctx, err)
+		return Permit{}, s.refused(ctx, call, err)
 	}
 	return p.Take(), nil
 }
@@ -129,7 +129,7 @@ func (s *shadow) exempt(ctx context.Context, call Call) bool {
 }
 
 // refused is the answer to a refusal: the refusal itself where it is enforced.
-func (s *shadow) refused(ctx context.Context, err error) error {
+func (s *shadow) refused(ctx context.Context, call Call, err error) error {
 	if percent := s.cfg.EnforcePercent; percent > 0 && rand.IntN(100) < percent {
 		s.enforced.Add(1)
 		return err
@@ -139,7 +139,7 @@ func (s *shadow) refused(ctx context.Context, err error) error {
 	if r, ok := errors.AsType[*Rejection](err); ok {
 		reason = r.Reason
 	}
-	Emit(ctx, s.cfg.Observer, Event{Kind: KindShadowed, Component: s.cfg.Name, Reason: reason})
+	Emit(ctx, s.cfg.Observer, Event{Kind: KindShadowed, Component: s.cfg.Name, Reason: reason, N: int64(call.Weight())})
 	return nil
 }
 

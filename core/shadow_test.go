@@ -19,9 +19,9 @@ func TestShadowTellsAndAdmits(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, heard.events)
 
-	second, err := s.Acquire(t.Context(), core.Call{})
+	second, err := s.Acquire(t.Context(), core.Call{Cost: 7})
 	require.NoError(t, err, "refused in the shadow only")
-	require.Equal(t, []core.Event{{Kind: core.KindShadowed, Component: "trial", Reason: core.ConcurrencyLimited}}, heard.events)
+	require.Equal(t, []core.Event{{Kind: core.KindShadowed, Component: "trial", Reason: core.ConcurrencyLimited, N: 7}}, heard.events)
 
 	second.Done(t.Context(), core.Failure)
 	first.Done(t.Context(), core.Success)

@@ -41,7 +41,7 @@ func TestRefusalIsAnsweredByReason(t *testing.T) {
 			{"at least 1", &core.Rejection{Reason: core.RateLimited, RetryAt: in(time.Nanosecond)}, 429, "1"},
 			{"now", &core.Rejection{Reason: core.RateLimited, RetryAt: in(0)}, 429, "1"},
 			{"over", &core.Rejection{Reason: core.CircuitOpen, RetryAt: in(-time.Hour)}, 503, "1"},
-			{"paused", &core.Rejection{Reason: core.Paused, RetryAt: in(time.Minute)}, 429, "60"},
+			{"limited for long", &core.Rejection{Reason: core.RateLimited, RetryAt: in(time.Minute)}, 429, "60"},
 			{"open", &core.Rejection{Reason: core.CircuitOpen, RetryAt: in(29500 * time.Millisecond)}, 503, "30"},
 			{"longest", &core.Rejection{Reason: core.CircuitOpen, RetryAt: in(math.MaxInt64)}, 503, "9223372037"},
 			{"no instant", &core.Rejection{Reason: core.ConcurrencyLimited}, 503, "1"},

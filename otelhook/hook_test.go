@@ -176,9 +176,9 @@ func TestNamesOfRefusals(t *testing.T) {
 		metric string
 	}{
 		{
-			core.KindRejected, core.Paused, "rate_limiting reject",
+			core.KindRejected, core.NeverFits, "rate_limiting reject",
 			map[string]any{
-				"surgewall.rate_limiting.name": "x", "surgewall.rate_limiting.reason": "paused",
+				"surgewall.rate_limiting.name": "x", "surgewall.rate_limiting.reason": "never_fits",
 				"surgewall.rate_limiting.rejected.count": int64(1),
 			},
 			"surgewall.rate_limiting.requests{surgewall.rate_limiting.name=x,surgewall.rate_limiting.result=rejected}",

@@ -2,8 +2,8 @@ package transport
 
 import (
 	"context"
-	"errors"
 	"io"
+	"net/http"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -37,15 +37,15 @@ func (x *exchange) finish(r core.Result) {
 	x.lease.Finish(x.ctx, r)
 }
 
-// finishErr ends a call that ended with err: one that a guard further in refused
-// never started, unless core.Mark says that it counts.
-func (x *exchange) finishErr(err error) {
-	outcome := x.classify(err)
-	if _, refused := errors.AsType[*core.Rejection](err); refused && outcome == core.Ignored {
+// finishErr ends a call of req that ended with err. One that a guard further in
+// refused, unless core.Mark says that it counts, and one that no server could
+// have been sent never started.
+func (x *exchange) finishErr(req *http.Request, err error) {
+	if core.NeverStarted(err) || malformed(req) {
 		x.cancel()
 		return
 	}
-	x.finish(core.Result{Outcome: outcome, Err: err})
+	x.finish(core.Result{Outcome: x.classify(err), Err: err})
 }
 
 // classify is what an error that ended the call says of the server.

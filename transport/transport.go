@@ -149,7 +149,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		err = complete(resp, req.Method)
 	}
 	if err != nil {
-		call.finishErr(err)
+		call.finishErr(out, err)
 		return nil, err
 	}
 	if watch {

@@ -94,7 +94,7 @@ func ExampleBalancer_SetHealthy() {
 	_, err = backends.Pick(context.Background(), balance.PickInfo{})
 	fmt.Println(err)
 	// Output:
-	// balance: no healthy backend: refused by "balancer" (2 backends, 0 marked healthy)
+	// balance: no healthy backend: refused by "balancer" (2 backends, 2 marked unhealthy)
 }
 
 func ExampleBalancer_Update() {

@@ -2,7 +2,6 @@ package balance
 
 import (
 	"context"
-	"errors"
 	"math"
 	"time"
 
@@ -75,18 +74,17 @@ func (l *Lease[T]) Done(ctx context.Context, o core.Outcome) {
 // or wraps a *core.Rejection: the call never started. To count work that was
 // done before that refusal, core.Mark the error with an Outcome that counts.
 func (l *Lease[T]) DoneErr(ctx context.Context, err error) {
-	l.doneErr(ctx, err, math.MaxInt64)
+	l.DoneErrLeft(ctx, err, math.MaxInt64)
 }
 
-// doneErr is DoneErr for a call that began with the time left until its
-// deadline.
-func (l *Lease[T]) doneErr(ctx context.Context, err error, left time.Duration) {
-	outcome := core.ClassifyLeft(ctx, err, left)
-	if _, refused := errors.AsType[*core.Rejection](err); refused && outcome == core.Ignored {
+// DoneErrLeft is DoneErr for a caller that noted core.TimeLeft(ctx) when the
+// call began; see core.ClassifyLeft.
+func (l *Lease[T]) DoneErrLeft(ctx context.Context, err error, left time.Duration) {
+	if core.NeverStarted(err) {
 		l.Cancel()
 		return
 	}
-	l.Finish(ctx, core.Result{Outcome: outcome, Err: err})
+	l.Finish(ctx, core.Result{Outcome: core.ClassifyLeft(ctx, err, left), Err: err})
 }
 
 // Cancel says that the call never started. The guard's tokens and probe slots

@@ -25,9 +25,10 @@ type snapshot[T any] struct {
 type member[T any] struct {
 	*node
 	Backend[T]
-	ready core.Ready // the Guard's, or nil
-	state state
-	since int64 // on the Balancer's clock: when it came into state
+	ready   core.Ready   // the Guard's, or nil
+	refuser core.Refuser // likewise
+	state   state
+	since   int64 // on the Balancer's clock: when it came into state
 }
 
 // node is what lasts of a backend while its ID stays in the list. A backend
@@ -84,6 +85,7 @@ const removed = "removed"
 func newMember[T any](b Backend[T], n *node, s state, since int64) *member[T] {
 	m := &member[T]{node: n, Backend: b, state: s, since: since}
 	m.ready, _ = b.Guard.(core.Ready)
+	m.refuser, _ = b.Guard.(core.Refuser)
 	return m
 }
 
@@ -192,7 +194,10 @@ func (b *Balancer[T]) publish(members []*member[T]) {
 		old = before.table
 	}
 	s.table = b.policy.table(nodes, old)
-	detail := fmt.Sprintf("%d backends, %d marked healthy", len(members), len(s.eligible))
+	detail := fmt.Sprintf("%d backends, %d marked unhealthy", len(members), len(members)-len(s.eligible))
+	if n := len(s.eligible); n > 0 {
+		detail += fmt.Sprintf(", %d refused by their guards or tried", n)
+	}
 	for r := range s.refusals {
 		s.refusals[r] = &core.Rejection{
 			Guard: b.name, Reason: core.NoBackend, Err: refusal(r).sentinel(), Detail: detail,

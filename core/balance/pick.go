@@ -50,8 +50,9 @@ func (t *Tried) has(n *node) bool {
 //
 //   - ErrNoBackend when the list is empty,
 //   - ErrAllTried when a backend that could take the call is in info.Tried,
-//   - ErrNoneHealthy when none could; the Cause is the refusal of a backend's
-//     guard, if one was asked,
+//   - ErrNoneHealthy when none could; the Cause is the refusal of the guard
+//     that will admit first, as far as the guards tell, and RetryAt is when,
+//     if each of them does,
 //   - the refusal of a backend's guard if ctx is done by then.
 //
 // A pick asks each backend at most once. It allocates nothing, unless it is
@@ -62,7 +63,7 @@ func (b *Balancer[T]) Pick(ctx context.Context, info PickInfo) (Lease[T], error)
 	var no verdict
 	for i := s.table.next(nil); i >= 0; i = s.table.next(a) {
 		m := s.eligible[i]
-		if no.passOver(m.ready, info.Tried, m.node) {
+		if passOver(&no, i, m, info.Tried) {
 			a = b.note(a, len(s.eligible), i)
 			continue
 		}
@@ -98,7 +99,7 @@ func (b *Balancer[T]) Do(ctx context.Context, fn func(context.Context, T) error)
 	defer l.Finish(ctx, core.Result{Outcome: core.Failure, Err: core.ErrNoReturn})
 	left := core.TimeLeft(ctx)
 	err = fn(ctx, l.Value())
-	l.doneErr(ctx, err, left)
+	l.DoneErrLeft(ctx, err, left)
 	return err
 }
 
@@ -128,14 +129,22 @@ type verdict struct {
 	causeOf  int             // the index of the backend that cause is of
 }
 
-// passOver reports whether a backend is not to be asked. One that was tried and
-// would refuse besides does not count as tried.
-func (v *verdict) passOver(ready core.Ready, tried *Tried, n *node) bool {
-	if ready != nil && !ready.Ready() {
-		v.timeless = true
+// passOver reports whether a backend is not to be asked, and notes why in v. One
+// that was tried and would refuse besides does not count as tried.
+func passOver[T any](v *verdict, i int, m *member[T], tried *Tried) bool {
+	if m.ready != nil && !m.ready.Ready() {
+		var would *core.Rejection
+		if m.refuser != nil {
+			would = m.refuser.Refusal()
+		}
+		if would != nil {
+			v.refused(i, would)
+		} else {
+			v.timeless = true
+		}
 		return true
 	}
-	if tried.has(n) {
+	if tried.has(m.node) {
 		v.tried = true
 		return true
 	}

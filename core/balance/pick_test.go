@@ -96,7 +96,7 @@ func TestRefusalsAreThreeAndDistinct(t *testing.T) {
 	guards[1].notReady.Store(true)
 	_, err = b.Pick(ctx, balance.PickInfo{})
 	r := requireRefused(t, err, balance.ErrNoneHealthy)
-	require.Equal(t, "2 backends, 1 marked healthy", r.Detail)
+	require.Equal(t, "2 backends, 1 marked unhealthy, 1 refused by their guards or tried", r.Detail)
 	require.NoError(t, r.Cause)
 
 	guards[1].notReady.Store(false)

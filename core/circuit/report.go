@@ -57,18 +57,25 @@ func (b *Breaker) State() State {
 
 // Ready reports whether Acquire would admit a call, without taking a probe's
 // place.
-func (b *Breaker) Ready() bool {
+func (b *Breaker) Ready() bool { return b.Refusal() == nil }
+
+// Refusal is the *core.Rejection that Acquire would return now, or nil: see
+// core.Refuser.
+func (b *Breaker) Refusal() *core.Rejection {
 	if b == nil {
-		return true
+		return nil
 	}
 	switch b.load().state() {
 	case Open:
-		return b.clock.Now() >= b.open.Load().until
+		if open := b.open.Load(); b.clock.Now() < open.until {
+			return open.rejection
+		}
 	case HalfOpen:
-		return b.clock.Now() >= b.full.Load()
-	default:
-		return true
+		if b.clock.Now() < b.full.Load() {
+			return b.probesTaken
+		}
 	}
+	return nil
 }
 
 // Stats reads the counts. That of a nil Breaker is zero.

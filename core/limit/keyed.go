@@ -16,11 +16,11 @@ import (
 // Algorithm is what Keyed gives to each key: a TokenBucketConfig. The set is
 // closed.
 type Algorithm interface {
-	// perKey checks the settings, as those of a field with that name, and
-	// returns them with their defaults.
 	perKey(p *core.Problems, field string) TokenBucketConfig
 }
 
+// perKey checks the settings, as those of a field with that name, and returns
+// them with their defaults.
 func (cfg TokenBucketConfig) perKey(p *core.Problems, field string) TokenBucketConfig {
 	p.If(cfg.Name != "", field+".Name", cfg.Name, "must be empty: the name is KeyedConfig's")
 	p.If(cfg.Observer != nil, field+".Observer", nil, "must be nil: the observer is KeyedConfig's")
@@ -124,10 +124,11 @@ func NewKeyed[K comparable](cfg KeyedConfig[K]) (*Keyed[K], error) {
 	}
 	p := core.Check("limit.KeyedConfig")
 	p.If(cfg.MaxKeys < 0 || cfg.MaxKeys > math.MaxInt32, "MaxKeys", cfg.MaxKeys, "must be 0 to 2147483647")
+	each, ok := cfg.Limit.(TokenBucketConfig)
 	p.If(cfg.Limit == nil, "Limit", nil, "must be set")
-	var each TokenBucketConfig
-	if cfg.Limit != nil {
-		each = cfg.Limit.perKey(p, "Limit")
+	p.If(cfg.Limit != nil && !ok, "Limit", nil, "must be a TokenBucketConfig")
+	if ok {
+		each = each.perKey(p, "Limit")
 	}
 	if err := p.Err(); err != nil {
 		return nil, err

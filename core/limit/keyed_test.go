@@ -30,6 +30,8 @@ func TestKeyedBadConfig(t *testing.T) {
 	require.ErrorIs(t, err, core.ErrConfig)
 	require.ErrorContains(t, err, "limit.KeyedConfig.MaxKeys: -1: must be 0 to 2147483647")
 	require.ErrorContains(t, err, "limit.KeyedConfig.Limit: must be set")
+	_, err = NewKeyed(KeyedConfig[int]{Limit: (*TokenBucketConfig)(nil)})
+	require.ErrorContains(t, err, "limit.KeyedConfig.Limit: must be a TokenBucketConfig")
 
 	_, err = NewKeyed(KeyedConfig[string]{Limit: TokenBucketConfig{Name: "x", Burst: -1, Observer: &hearing{}}})
 	for _, want := range []string{
