@@ -22,21 +22,20 @@ func Example() {
 	defer upstream.Close()
 	// readme: begin
 	breaker, err := circuit.New(circuit.Config{Name: "stock"})
-	if err != nil {
-		panic(err)
-	}
-	limiter, err := limit.NewTokenBucket(limit.TokenBucketConfig{Name: "shop", Rate: limit.PerSecond(100), Burst: 2})
-	if err != nil {
-		panic(err)
-	}
+	check(err)
+	limiter, err := limit.NewTokenBucket(limit.TokenBucketConfig{Name: "shop", Rate: limit.PerSecond(100), Burst: 20})
+	check(err)
 	client := &http.Client{Transport: transport.Guard(breaker, nil)}
 	shop := httpmw.Guard(limiter)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		resp, err := client.Get(upstream.URL) // fails fast while the breaker is open
+		req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, upstream.URL, nil)
+		check(err)
+		resp, err := client.Do(req) // fails at once while the breaker is open
 		if err != nil {
-			httpmw.Refuse(w, r, err) // 503 with Retry-After
+			httpmw.Refuse(w, r, err) // 503; with Retry-After if the breaker refused
 			return
 		}
 		defer resp.Body.Close()
+		w.WriteHeader(resp.StatusCode)
 		io.Copy(w, resp.Body)
 	}))
 	// readme: end
@@ -44,19 +43,22 @@ func Example() {
 	defer server.Close()
 	for range 2 {
 		resp, err := http.Get(server.URL)
-		if err != nil {
-			panic(err)
-		}
+		check(err)
 		body, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		fmt.Println(resp.StatusCode, string(body))
 	}
-	upstream.Close()
-	fmt.Println(breaker.State())
+	fmt.Println(breaker.State(), limiter.Stats().Admitted)
 	// Output:
 	// 200 in stock
 	// 200 in stock
-	// closed
+	// closed 2
+}
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
 }
 
 // The example in the README is the one above.
