@@ -223,7 +223,7 @@ func TestWrapAroundARealDriver(t *testing.T) {
 	require.NoError(t, r.Close())
 	require.NoError(t, r.Err())
 
-	// What the context ends is the caller's doing.
+	// A deadline that the caller gave the server time to meet is held against it.
 	g.take()
 	tctx, cancel := context.WithTimeout(ctx, 150*time.Millisecond) // real time: a real server
 	defer cancel()
