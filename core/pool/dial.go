@@ -111,36 +111,60 @@ func (p *Pool[T]) dial() {
 	defer cancel()
 	start := p.clock.Now()
 	var v T
-	err := fmt.Errorf("pool: dial: %w", core.ErrNoReturn)
+	made := false
+	why := noDial(fmt.Errorf("pool: dial: %w", core.ErrNoReturn))
 	defer func() {
 		if panicked := recover(); panicked != nil {
-			err = fmt.Errorf("pool: dial: %v: %w", panicked, core.ErrNoReturn)
+			why = noDial(fmt.Errorf("pool: dial: %v: %w", panicked, core.ErrNoReturn))
 		}
-		p.endDial(v, err, start)
+		if made { // also when the guard did not return afterwards
+			why = dialFailure{}
+		}
+		p.endDial(v, why, start)
 	}()
-	v, err = core.DoValue(ctx, p.cfg.DialGuard, p.cfg.Dial)
+	why = noDial(core.Do(ctx, p.cfg.DialGuard, func(ctx context.Context) (err error) {
+		v, err = p.cfg.Dial(ctx)
+		made = err == nil
+		return err
+	}))
+}
+
+// dialFailure is why a dial failed, and what was asked of the error: it may be
+// of a type of the user's, whose methods must not run under mu.
+type dialFailure struct {
+	err        error
+	errorType  string
+	retryAfter time.Duration // as the guard that refused it said, or 0
+}
+
+func noDial(err error) dialFailure {
+	f := dialFailure{err: err, errorType: core.ErrorType(err)}
+	if refused, ok := errors.AsType[*core.Rejection](err); ok {
+		f.retryAfter, _ = refused.RetryAfter()
+	}
+	return f
 }
 
 // endDial makes a resource of v, or books the failure.
-func (p *Pool[T]) endDial(v T, err error, start int64) {
+func (p *Pool[T]) endDial(v T, why dialFailure, start int64) {
 	now := p.clock.Now()
 	p.mu.Lock()
 	p.dialing--
-	stopped := p.closed && err != nil
+	stopped := p.closed && why.err != nil
 	switch {
-	case err == nil:
+	case why.err == nil:
 		p.addLocked(v, now)
 	default:
 		p.slots--
 		if !stopped {
-			p.failLocked(err, start, now)
+			p.failLocked(why, start, now)
 		}
 	}
 	p.dialLocked()
 	p.mu.Unlock()
 	if !stopped {
 		p.emit(p.ctx, core.Event{
-			Kind: core.KindCreated, ErrorType: core.ErrorType(err), Duration: time.Duration(now - start),
+			Kind: core.KindCreated, ErrorType: why.errorType, Duration: time.Duration(now - start),
 		})
 	}
 }
@@ -169,19 +193,14 @@ func (p *Pool[T]) addLocked(v T, now int64) {
 }
 
 // failLocked books a failed dial.
-func (p *Pool[T]) failLocked(err error, start, now int64) {
+func (p *Pool[T]) failLocked(why dialFailure, start, now int64) {
 	if p.failures == 0 {
 		p.failingSince = start
 	}
 	p.failures++
-	p.lastErr = err
+	p.lastErr = why.err
 	p.n.dialFailures++
-	pause := backoff(p.failures)
-	if refused, ok := errors.AsType[*core.Rejection](err); ok {
-		if d, ok := refused.RetryAfter(); ok {
-			pause = max(pause, d)
-		}
-	}
+	pause := max(backoff(p.failures), why.retryAfter)
 	p.retryAt = max(p.retryAt, after(now, pause))
 	if p.unavailableLocked(now) {
 		p.refuseAllLocked(refusedUnavailable)

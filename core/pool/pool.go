@@ -141,11 +141,19 @@ func (p *Pool[T]) Acquire(ctx context.Context) (Lease[T], error) {
 }
 
 func (p *Pool[T]) lend(ctx context.Context, start int64) (Lease[T], error) {
-	for {
+	var done <-chan struct{}
+	for asked := false; ; {
 		p.mu.Lock()
 		r := p.takeLocked(start)
+		if r == nil && !asked {
+			// The context is the caller's code, which must not run under mu;
+			// and asking it before there is need to would allocate.
+			p.mu.Unlock()
+			done, asked = ctx.Done(), true
+			continue
+		}
 		if r == nil {
-			return p.queue(ctx, start) // unlocks
+			return p.queue(ctx, done, start) // unlocks
 		}
 		lease := p.lendLocked(r, start)
 		p.mu.Unlock()

@@ -54,8 +54,8 @@ func (q *waitList[T]) remove(w *waiter[T]) {
 }
 
 // queue is Acquire when nothing is idle. It is called with mu held and returns
-// without.
-func (p *Pool[T]) queue(ctx context.Context, start int64) (Lease[T], error) {
+// without. done is ctx's.
+func (p *Pool[T]) queue(ctx context.Context, done <-chan struct{}, start int64) (Lease[T], error) {
 	var no refusal
 	switch {
 	case p.closed:
@@ -69,7 +69,7 @@ func (p *Pool[T]) queue(ctx context.Context, start int64) (Lease[T], error) {
 	case p.cfg.MaxWaiters > 0 && p.waiters.n >= p.cfg.MaxWaiters:
 		no = p.refuseLocked(refusedOverloaded)
 	default:
-		w := p.waitLocked(ctx.Done(), start)
+		w := p.waitLocked(done, start)
 		p.mu.Unlock()
 		return p.await(ctx, w)
 	}
@@ -77,8 +77,7 @@ func (p *Pool[T]) queue(ctx context.Context, start int64) (Lease[T], error) {
 	return Lease[T]{}, p.tell(ctx, no, 0)
 }
 
-// waitLocked puts the caller at the end of the queue and asks for dials. done
-// is the caller's: asking the context itself would run its code under mu.
+// waitLocked puts the caller at the end of the queue and asks for dials.
 func (p *Pool[T]) waitLocked(done <-chan struct{}, start int64) *waiter[T] {
 	w, _ := p.nodes.Get().(*waiter[T])
 	if w == nil {
