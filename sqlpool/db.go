@@ -43,7 +43,7 @@ func (c *dbConn) Close() error {
 // which would hide a server that does not answer from the guard, and from the
 // caller. database/sql may try it on another connection while there is time.
 func (c *dbConn) Ping(ctx context.Context) error {
-	err := c.s.ping(ctx)
+	err := c.s.run(ctx, func() error { return c.s.pgx.Ping(ctx) })
 	if err == nil {
 		return nil
 	}
@@ -54,33 +54,34 @@ func (c *dbConn) Ping(ctx context.Context) error {
 	return driver.ErrBadConn
 }
 
-func (c *dbConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	c.s.start(ctx)
-	r, err := c.stdConn.ExecContext(ctx, query, args)
-	c.s.note(ctx, err)
+func (c *dbConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (r driver.Result, err error) {
+	err = c.s.run(ctx, func() error {
+		r, err = c.stdConn.ExecContext(ctx, query, args)
+		return err
+	})
 	return r, err
 }
 
 func (c *dbConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	c.s.start(ctx)
-	r, err := c.stdConn.QueryContext(ctx, query, args)
-	return c.s.driverRows(ctx, r, err)
+	return c.s.driverRows(ctx, func() (driver.Rows, error) { return c.stdConn.QueryContext(ctx, query, args) })
 }
 
-func (c *dbConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	c.s.start(ctx)
-	st, err := c.stdConn.PrepareContext(ctx, query)
-	c.s.note(ctx, err)
+func (c *dbConn) PrepareContext(ctx context.Context, query string) (st driver.Stmt, err error) {
+	err = c.s.run(ctx, func() error {
+		st, err = c.stdConn.PrepareContext(ctx, query)
+		return err
+	})
 	if pgx, ok := st.(*stdlib.Stmt); ok {
 		return &dbStmt{pgx, c.s}, err
 	}
 	return st, err
 }
 
-func (c *dbConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	c.s.start(ctx)
-	t, err := c.stdConn.BeginTx(ctx, opts)
-	c.s.note(ctx, err)
+func (c *dbConn) BeginTx(ctx context.Context, opts driver.TxOptions) (t driver.Tx, err error) {
+	err = c.s.run(ctx, func() error {
+		t, err = c.stdConn.BeginTx(ctx, opts)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -93,41 +94,50 @@ type dbTx struct {
 	ctx context.Context // under which database/sql runs Commit and Rollback
 }
 
-func (t dbTx) Commit() error {
-	t.s.start(t.ctx)
-	err := t.Tx.Commit()
-	t.s.note(t.ctx, err)
-	return err
-}
+func (t dbTx) Commit() error { return t.s.run(t.ctx, t.Tx.Commit) }
 
-func (t dbTx) Rollback() error {
-	t.s.start(t.ctx)
-	err := t.Tx.Rollback()
-	t.s.note(t.ctx, err)
-	return err
-}
+func (t dbTx) Rollback() error { return t.s.run(t.ctx, t.Tx.Rollback) }
 
 type dbStmt struct {
 	*stdlib.Stmt
 	s *session
 }
 
-func (st *dbStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	st.s.start(ctx)
-	r, err := st.Stmt.ExecContext(ctx, args)
-	st.s.note(ctx, err)
+func (st *dbStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (r driver.Result, err error) {
+	err = st.s.run(ctx, func() error {
+		r, err = st.Stmt.ExecContext(ctx, args)
+		return err
+	})
 	return r, err
 }
 
 func (st *dbStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	st.s.start(ctx)
-	r, err := st.Stmt.QueryContext(ctx, args)
-	return st.s.driverRows(ctx, r, err)
+	return st.s.driverRows(ctx, func() (driver.Rows, error) { return st.Stmt.QueryContext(ctx, args) })
+}
+
+// run sends a statement and notes how that went. When it panics, as the code of
+// an argument's type or of a tracer may, the session is over: database/sql would
+// never close the connection.
+func (s *session) run(ctx context.Context, fn func() error) error {
+	returned := false
+	defer func() {
+		if !returned {
+			s.end()
+		}
+	}()
+	s.start(ctx)
+	err := fn()
+	returned = true
+	s.note(ctx, err)
+	return err
 }
 
 // driverRows are pgx's, which tell the session how they ended.
-func (s *session) driverRows(ctx context.Context, r driver.Rows, err error) (driver.Rows, error) {
-	s.note(ctx, err)
+func (s *session) driverRows(ctx context.Context, query func() (driver.Rows, error)) (r driver.Rows, err error) {
+	err = s.run(ctx, func() error {
+		r, err = query()
+		return err
+	})
 	if pgx, ok := r.(*stdlib.Rows); ok && err == nil {
 		return &dbRows{pgx, s, ctx}, nil
 	}

@@ -2,6 +2,7 @@ package sqlpool
 
 import (
 	"context"
+	"database/sql/driver"
 	"io"
 	"sync"
 	"testing"
@@ -253,4 +254,30 @@ func TestLatencyIsThatOfTheFirstAnswer(t *testing.T) {
 		require.Positive(t, latency, name)
 		require.LessOrEqual(t, latency, took-pause, name)
 	}
+}
+
+// bomb is an argument that panics when it is encoded.
+type bomb struct{}
+
+func (bomb) Value() (driver.Value, error) { panic("value") }
+
+// A statement of database/sql that panicked kept its connection for ever.
+func TestPanicUnderDatabaseSQLLosesNoConnection(t *testing.T) {
+	ctx := t.Context()
+	g := &spy{}
+	p := open(t, Config{Max: 1, Guard: g, RequireServer: true})
+	db := p.DB()
+	st, err := db.PrepareContext(ctx, "select $1::int")
+	require.NoError(t, err)
+	for name, use := range map[string]func(){
+		"exec":       func() { _, _ = db.ExecContext(ctx, "select $1::int", bomb{}) },
+		"row":        func() { _ = db.QueryRowContext(ctx, "select $1::int", bomb{}).Scan() },
+		"stmt exec":  func() { _, _ = st.ExecContext(ctx, bomb{}) },
+		"stmt query": func() { _ = st.QueryRowContext(ctx, bomb{}).Scan() },
+	} {
+		mustPanic(t, use)
+		require.Zero(t, p.Stats().Used, name)
+		require.Zero(t, g.held(), name)
+	}
+	require.NoError(t, p.Ping(ctx))
 }
