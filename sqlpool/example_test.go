@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/DATA-DOG/go-sqlmock"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/pool"
@@ -92,4 +93,35 @@ func ExampleWrap() {
 	var refused *core.Rejection
 	fmt.Println(errors.As(err, &refused), refused.Reason)
 	// Output: true circuit_open
+}
+
+// A *sql.DB on the pool has the pool's guard, queue and refusals.
+func ExamplePool_DB() {
+	ctx := context.Background()
+	p, err := sqlpool.Open(ctx, sqlpool.Config{DSN: "postgres://app@127.0.0.1:1/shop", Guard: closedForRepair{}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer p.Close(ctx)
+	var stock int
+	err = p.DB().QueryRowContext(ctx, "select stock from item where id = $1", 7).Scan(&stock)
+	var refused *core.Rejection
+	fmt.Println(errors.As(err, &refused), refused.Reason)
+	// Output: true circuit_open
+}
+
+func ExampleOutcome() {
+	ctx := context.Background()
+	for _, err := range []error{
+		&pgconn.PgError{Code: "23505"}, // unique_violation: an answer
+		&pgconn.PgError{Code: "53300"}, // too_many_connections
+		errors.New("connection reset"),
+	} {
+		fmt.Println(sqlpool.Outcome(ctx, err))
+	}
+	// Output:
+	// success
+	// failure
+	// failure
 }
