@@ -198,6 +198,11 @@ func TestMarkKeepsTheError(t *testing.T) {
 	require.NoError(t, core.Mark(nil, core.Success))
 	marked := core.Mark(fmt.Errorf("no row: %w", errFull), core.Success)
 	require.EqualError(t, marked, "no row: fake: full")
+	o, ok := core.Marked(fmt.Errorf("wrapped: %w", marked))
+	require.True(t, ok)
+	require.Equal(t, core.Success, o)
+	_, ok = core.Marked(errFull)
+	require.False(t, ok)
 	require.ErrorIs(t, marked, errFull)
 }
 

@@ -93,8 +93,8 @@ func ClassifyLeft(ctx context.Context, err error, left time.Duration) Outcome {
 	if err == nil {
 		return Success
 	}
-	if m, ok := errors.AsType[*marked](err); ok {
-		return m.outcome
+	if o, ok := Marked(err); ok {
+		return o
 	}
 	if _, ok := errors.AsType[*Rejection](err); ok {
 		return Ignored
@@ -140,6 +140,14 @@ func Mark(err error, o Outcome) error {
 		return nil
 	}
 	return &marked{err, o}
+}
+
+// Marked is what Mark said of err, or of an error that it wraps.
+func Marked(err error) (o Outcome, ok bool) {
+	if m, ok := errors.AsType[*marked](err); ok {
+		return m.outcome, true
+	}
+	return Ignored, false
 }
 
 type marked struct {
@@ -194,7 +202,7 @@ func NeverStarted(err error) bool {
 	if err == nil {
 		return false
 	}
-	if _, ok := errors.AsType[*marked](err); ok {
+	if _, ok := Marked(err); ok {
 		return false
 	}
 	_, ok := errors.AsType[*Rejection](err)

@@ -57,7 +57,8 @@ type Config struct {
 	AcquireTimeout time.Duration
 
 	// MaxWaiters is how many callers may wait at once; the next is refused with
-	// pool.ErrOverloaded. Default 0: no bound but AcquireTimeout.
+	// pool.ErrOverloaded. Default 100 for each of Max;
+	// Off: no bound but AcquireTimeout.
 	MaxWaiters int
 
 	// UnavailableAfter is how long dials must have been failing, with no
@@ -75,7 +76,8 @@ type Config struct {
 
 	// Guard is asked once for each acquisition of a connection, before it: for
 	// a statement or a transaction, and never inside a transaction. It learns
-	// how the server fared: see Outcome. Default nil: no guard.
+	// how the server fared: see Outcome; and that the pool is unavailable, since
+	// no connection can be dialled, is a core.Failure. Default nil: no guard.
 	Guard core.Guard
 
 	// DialGuard is asked before each dial, such as a breaker or a limit for all
@@ -116,8 +118,25 @@ func (c *Config) parse() (*pgx.ConnConfig, error) {
 		case strayAt(c.DSN, conn):
 			p.If(true, "DSN", nil, "has an @ in its host or database: in a user, password or database it is written %40, and / as %2F")
 		}
+		for _, name := range poolParams {
+			if conn != nil && conn.RuntimeParams[name] != "" {
+				p.If(true, "DSN", nil, "has "+name+", which the server does not know: use the fields of Config")
+			}
+		}
 	}
 	return conn, errors.Join(p.Err(), c.limitProblems())
+}
+
+// poolParams are what pgxpool takes out of a connection string. To pgx itself
+// they are parameters of the server, which then refuses every connection.
+var poolParams = []string{
+	"pool_max_conns",
+	"pool_min_conns",
+	"pool_min_idle_conns",
+	"pool_max_conn_lifetime",
+	"pool_max_conn_lifetime_jitter",
+	"pool_max_conn_idle_time",
+	"pool_health_check_period",
 }
 
 // dsnHints are what pgx may say of a connection string. They are constants: an

@@ -140,7 +140,10 @@ func (p *Pool) Ping(ctx context.Context) error {
 // statements and transactions acquires a connection here, in this pool's queue
 // and after its Guard was asked once, and gives it back at its end. Its own
 // limits stay as they are: raising SetMaxIdleConns would keep connections from
-// the pool. Its Stats say little; read the Pool's. Close closes it.
+// the pool. Its Stats say little; read the Pool's.
+//
+// The Pool's Close closes it too; its own Close leaves the Pool open, and is for
+// good. After either, it returns database/sql's error of a closed database.
 //
 // A prepared sql.Stmt is prepared anew for each use, as each may get another
 // connection: two more round trips. Statements that are not prepared cost no

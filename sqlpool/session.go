@@ -34,7 +34,8 @@ type session struct {
 }
 
 // begin asks the guard, then the pool. A refusal of the pool cancels the
-// permit: the call never started.
+// permit, as the call never started; but that no connection can be dialled is
+// the server's failure, and what a breaker in front is there for.
 func (p *Pool) begin(ctx context.Context) (*session, error) {
 	s := &session{ctx: ctx}
 	if p.guard != nil {
@@ -51,6 +52,9 @@ func (p *Pool) begin(ctx context.Context) (*session, error) {
 		}
 	}()
 	lease, err := p.pool.Acquire(ctx)
+	if errors.Is(err, pool.ErrUnavailable) {
+		s.permit.Finish(ctx, core.Result{Outcome: core.Failure, Err: err})
+	}
 	if err != nil {
 		return nil, err
 	}

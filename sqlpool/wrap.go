@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"net"
 	"time"
 
 	"github.com/surgewall/surgewall/core"
@@ -13,19 +14,26 @@ import (
 // WrapConfig configures Wrap.
 type WrapConfig struct {
 	// Guard is asked once for each statement outside a transaction, and once
-	// for each transaction. It is not asked for connecting, preparing, pinging
-	// and resetting, and not for statements inside a transaction that was begun
-	// with database/sql's BeginTx; a BEGIN sent as a statement is unknown here.
-	// Default nil: no guard, and Wrap returns the connector as it is.
+	// for each transaction. It is not asked for preparing, pinging and
+	// resetting, and not for statements inside a transaction that was begun with
+	// database/sql's BeginTx; a BEGIN sent as a statement is unknown here.
+	//
+	// A connection is not dialled while the guard says that it would refuse
+	// (see core.Refuser), as an open breaker does; one that cannot be dialled is
+	// a call that failed. Default nil: no guard, and Wrap returns the connector
+	// as it is.
 	Guard core.Guard
 
 	// Outcome says what the error of a statement means for the guard. It is
 	// never asked about driver.ErrSkip and driver.ErrBadConn: nothing was sent,
 	// and the permit is cancelled; inside a transaction or among rows, a
-	// connection that went bad is a core.Failure. Default: the package's
-	// Outcome, which knows SQLSTATEs; of a driver whose errors have no method
-	// SQLState() string, it takes each for a core.Failure that is not the
-	// caller's own doing.
+	// connection that went bad is a core.Failure.
+	//
+	// Default: the package's Outcome for an error with a SQLSTATE, which it
+	// knows by a method SQLState() string, and for one that core.Mark marked;
+	// core.Failure for a missed deadline and an error of the network;
+	// core.Ignored for all else, since what a driver's own errors mean, such as
+	// a duplicate key or a full disk, only the program knows.
 	Outcome func(ctx context.Context, err error) core.Outcome
 }
 
@@ -57,8 +65,15 @@ type wrapConnector struct {
 }
 
 func (c *wrapConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	if would := core.RefusalOf(c.g.guard); would != nil {
+		return nil, would
+	}
+	left := core.TimeLeft(ctx)
 	dc, err := c.Connector.Connect(ctx)
 	if err != nil {
+		if p, refused := c.g.guard.Acquire(ctx, core.Call{}); refused == nil {
+			p.Finish(ctx, core.Result{Outcome: outcome(ctx, err, left), Err: err})
+		}
 		return nil, err
 	}
 	return wrapDriverConn(dc, c.g), nil
@@ -138,10 +153,13 @@ func (c *call) note(ctx context.Context, err error) {
 		return
 	}
 	var o core.Outcome
-	if c.g.outcome != nil && !errBadConn(err) {
+	switch {
+	case c.g.outcome != nil && !errBadConn(err):
 		o = c.g.outcome(ctx, err)
-	} else {
+	case telling(err):
 		o = outcome(ctx, err, c.left)
+	default:
+		o = core.Ignored
 	}
 	if o != core.Success {
 		c.outcome, c.err = o, err
@@ -163,4 +181,15 @@ func (c *call) txRows(ctx context.Context, r driver.Rows) driver.Rows {
 		return r
 	}
 	return &wrapRows{Rows: r, call: c, ctx: ctx}
+}
+
+// telling reports whether err, of any driver, says something of the server: by
+// a SQLSTATE, by core.Mark, or as an error of the kind that a server which is
+// gone or silent causes.
+func telling(err error) bool {
+	_, state := sqlState(err)
+	_, marked := core.Marked(err)
+	_, network := errors.AsType[net.Error](err)
+	return state || marked || network || errBadConn(err) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"net"
 	"reflect"
 	"testing"
 	"time"
@@ -134,7 +135,10 @@ func TestWrapTellsHowItWent(t *testing.T) {
 	}{
 		{&pgconn.PgError{Code: "23505"}, core.Success},
 		{&pgconn.PgError{Code: "53300"}, core.Failure},
-		{errors.New("invalid connection"), core.Failure},
+		{errors.New("UNIQUE constraint failed"), core.Ignored}, // a driver of its own kind
+		{&net.OpError{Op: "read", Err: errors.New("connection reset by peer")}, core.Failure},
+		{io.ErrUnexpectedEOF, core.Failure},
+		{core.Mark(errors.New("disk full"), core.Failure), core.Failure},
 		{core.Mark(errors.New("duplicate"), core.Success), core.Success},
 	} {
 		t.Run(c.err.Error(), func(t *testing.T) {

@@ -70,7 +70,8 @@ type Config[T any] struct {
 	AcquireTimeout time.Duration
 
 	// MaxWaiters is how many callers may wait at once; the next is refused with
-	// ErrOverloaded. Default 0: no bound but AcquireTimeout.
+	// ErrOverloaded. Default 100 for each of Max;
+	// Off: no bound but AcquireTimeout.
 	MaxWaiters int
 
 	// UnavailableAfter is how long dials must have been failing, counted from
@@ -78,8 +79,9 @@ type Config[T any] struct {
 	// rather than left waiting: see Acquire. Default 1 s; Off: never.
 	UnavailableAfter time.Duration
 
-	// MaxDials is how many dials run at once. While dials fail, it is one.
-	// Default 2.
+	// MaxDials is how many dials run at once. While dials fail, it is one, and
+	// before each there is a random pause of up to 10 ms, doubled with each
+	// failure in a row, up to 5 s. Default 2.
 	MaxDials int
 
 	// DialTimeout ends the ctx of a Dial. Default 5 s; Off: no limit.
@@ -120,6 +122,7 @@ func (c *Config[T]) complete() error {
 	c.MaxAgeJitter = orDefault(c.MaxAgeJitter, max(c.MaxAge/10, 0))
 	c.MaxIdleTime = orDefault(c.MaxIdleTime, 60*time.Second)
 	c.AcquireTimeout = orDefault(c.AcquireTimeout, 10*time.Second)
+	c.MaxWaiters = orDefault(c.MaxWaiters, 100*max(c.Max, 0))
 	c.UnavailableAfter = orDefault(c.UnavailableAfter, time.Second)
 	c.MaxDials = orDefault(c.MaxDials, 2)
 	c.DialTimeout = orDefault(c.DialTimeout, 5*time.Second)
@@ -138,7 +141,7 @@ func (c *Config[T]) complete() error {
 	p.If(c.MaxAge > 0 && c.MaxAgeJitter >= c.MaxAge, "MaxAgeJitter", c.MaxAgeJitter, "must be below MaxAge")
 	p.If(c.MaxIdleTime < Off, "MaxIdleTime", c.MaxIdleTime, notNegative)
 	p.If(c.AcquireTimeout < Off, "AcquireTimeout", c.AcquireTimeout, notNegative)
-	p.If(c.MaxWaiters < 0, "MaxWaiters", c.MaxWaiters, "must not be negative")
+	p.If(c.MaxWaiters < Off, "MaxWaiters", c.MaxWaiters, notNegative)
 	p.If(c.UnavailableAfter < Off, "UnavailableAfter", c.UnavailableAfter, notNegative)
 	p.If(c.MaxDials < 1, "MaxDials", c.MaxDials, "must not be negative")
 	p.If(c.DialTimeout < Off, "DialTimeout", c.DialTimeout, notNegative)
@@ -160,7 +163,7 @@ func (c *Config[T]) settings() []core.Setting {
 		{Name: "MaxAgeJitter", Value: limit(c.MaxAgeJitter)},
 		{Name: "MaxIdleTime", Value: limit(c.MaxIdleTime)},
 		{Name: "AcquireTimeout", Value: limit(c.AcquireTimeout)},
-		{Name: "MaxWaiters", Value: c.MaxWaiters},
+		{Name: "MaxWaiters", Value: bound(c.MaxWaiters)},
 		{Name: "UnavailableAfter", Value: limit(c.UnavailableAfter)},
 		{Name: "MaxDials", Value: c.MaxDials},
 		{Name: "DialTimeout", Value: limit(c.DialTimeout)},
@@ -176,6 +179,14 @@ func limit(d time.Duration) string {
 		return "off"
 	}
 	return d.String()
+}
+
+// bound is n as a reader wants it.
+func bound(n int) any {
+	if n < 0 {
+		return "off"
+	}
+	return n
 }
 
 func orDefault[N int | time.Duration](n, byDefault N) N {

@@ -228,7 +228,7 @@ func TestEightWorkersOnMinThreeMaxTen(t *testing.T) {
 
 func TestConfigReportsAllProblems(t *testing.T) {
 	_, err := New(Config[int]{
-		Max: -2, MaxAge: -7, MaxAgeJitter: -7, MaxIdleTime: -7, AcquireTimeout: -7, MaxWaiters: -1, MinIdle: -3,
+		Max: -2, MaxAge: -7, MaxAgeJitter: -7, MaxIdleTime: -7, AcquireTimeout: -7, MaxWaiters: -7, MinIdle: -3,
 		UnavailableAfter: -7, MaxDials: -1, DialTimeout: -7, CheckEvery: -1, CheckTimeout: -1, CloseGrace: -1,
 	})
 	require.ErrorIs(t, err, core.ErrConfig)
