@@ -54,30 +54,33 @@ func ExampleNew() {
 func ExamplePool_Acquire() {
 	ctx := context.Background()
 	p, err := pool.New(pool.Config[*session]{
-		Name:           "sessions",
-		Dial:           func(context.Context) (*session, error) { return new(session), nil },
-		Max:            1,
-		AcquireTimeout: time.Millisecond,
+		Name: "sessions",
+		Dial: func(context.Context) (*session, error) { return new(session), nil },
+		Max:  1,
 	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer p.Close(ctx)
-	var leases []pool.Lease[*session]
-	for range 2 {
-		lease, err := p.Acquire(ctx)
-		if err != nil {
-			fmt.Println(errors.Is(err, pool.ErrAcquireTimeout), err)
-			continue
-		}
-		leases = append(leases, lease)
+	lease, err := p.Acquire(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
 	}
-	for _, l := range leases {
-		l.Release()
+	defer lease.Release()
+
+	// The only session is in use, and this caller has no time to wait for it.
+	hurried, cancel := context.WithTimeout(ctx, time.Millisecond)
+	defer cancel()
+	_, err = p.Acquire(hurried)
+	fmt.Println(errors.Is(err, pool.ErrAcquireTimeout), errors.Is(err, context.DeadlineExceeded))
+	if r, ok := errors.AsType[*core.Rejection](err); ok {
+		fmt.Println(r.Guard, r.Reason)
 	}
 	// Output:
-	// true pool: no resource in time: refused by "sessions" (total 1, used 1, idle 0, waiting 1)
+	// true true
+	// sessions wait_timeout
 }
 
 func ExamplePool_Close() {
