@@ -87,7 +87,7 @@ func start(ctx context.Context, set settings) (a *app, err error) {
 		return a, err
 	}
 	atOnce := newSlots("purchases at once", 64, heard)
-	a.purchases = core.Chain(atOnce, perSecond)
+	a.purchases = core.Chain(perSecond, atOnce)
 	a.watchers = newSlots("live pages", 32, heard)
 
 	// The SQL side: a small pool behind a breaker.

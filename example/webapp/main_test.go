@@ -17,7 +17,7 @@ import (
 func TestLoad(t *testing.T) {
 	t.Setenv("DATABASE_URL", pgtest.DSN(t))
 	var out bytes.Buffer
-	require.NoError(t, run(t.Context(), []string{"-load", "600"}, &out, io.Discard), out.String())
+	require.NoError(t, run(t.Context(), []string{"-load", "1000"}, &out, io.Discard), out.String())
 	for _, want := range []string{
 		"using the PostgreSQL server of DATABASE_URL", "throttled (429)", "p99 of sales", "breaker trips",
 		"circuit_breaker trip", "rate_limiting reject", "audit: every unit sold at most once, every order charged exactly once",
