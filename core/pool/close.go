@@ -63,9 +63,7 @@ func (p *Pool[T]) closeResource(r *resource[T], why destroyReason) {
 		p.closing--
 		p.freeSlotLocked(r)
 	}()
-	if p.cfg.Close != nil {
-		p.cfg.Close(ctx, r.value)
-	}
+	p.cfg.Close(ctx, r.value)
 }
 
 // freeSlotLocked ends what r, which is being closed, counts towards Max.

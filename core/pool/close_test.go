@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"io"
 	"runtime"
 	"sync"
 	"testing"
@@ -158,4 +159,23 @@ func TestOpenUseCloseLeavesNoGoroutine(t *testing.T) {
 		require.Equal(t, m.dials.Load(), m.closes.Load())
 	}
 	goleak.VerifyNone(t, before)
+}
+
+// closer is a resource that knows how to close itself.
+type closer struct{ closed chan struct{} }
+
+func (c closer) Close() error {
+	close(c.closed)
+	return nil
+}
+
+func TestCloserIsClosedByDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := closer{make(chan struct{})}
+		p, err := New(Config[io.Closer]{Dial: func(context.Context) (io.Closer, error) { return c, nil }, Max: 1})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.NoError(t, p.Close(t.Context()))
+		<-c.closed
+	})
 }

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/surgewall/surgewall/core"
@@ -26,7 +27,8 @@ type Config[T any] struct {
 	Dial func(ctx context.Context) (T, error)
 
 	// Close ends a resource. It should return when ctx ends, after CloseGrace.
-	// Default: nothing is called.
+	// Default: the resource's own Close() error, if it is an io.Closer; else
+	// nothing is called.
 	Close func(ctx context.Context, v T)
 
 	// Check asks an idle resource whether it still works, and may use the
@@ -115,6 +117,13 @@ func (c Config[T]) Validate() error { return c.complete() }
 func (c *Config[T]) complete() error {
 	if c.Name == "" {
 		c.Name = "pool"
+	}
+	if c.Close == nil {
+		c.Close = func(_ context.Context, v T) {
+			if closer, ok := any(v).(io.Closer); ok {
+				_ = closer.Close() // it is being thrown away
+			}
+		}
 	}
 	c.Max = orDefault(c.Max, 20)
 	c.MinIdle = orDefault(c.MinIdle, min(5, max(c.Max, 0)))
