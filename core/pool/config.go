@@ -83,7 +83,8 @@ type Config[T any] struct {
 
 	// MaxDials is how many dials run at once. While dials fail, it is one, and
 	// before each there is a random pause of up to 10 ms, doubled with each
-	// failure in a row, up to 5 s. Default 2.
+	// failure in a row, up to 5 s; up to an eighth of UnavailableAfter while
+	// that is not over. Default 2.
 	MaxDials int
 
 	// DialTimeout ends the ctx of a Dial. Default 5 s; Off: no limit.

@@ -200,8 +200,12 @@ func (p *Pool[T]) failLocked(why dialFailure, start, now int64) {
 	p.failures++
 	p.lastErr = why.err
 	p.n.dialFailures++
-	pause := max(backoff(p.failures), why.retryAfter)
-	p.retryAt = max(p.retryAt, after(now, pause))
+	pause := backoff(p.failures)
+	if grace := p.cfg.UnavailableAfter; grace > 0 && now-p.failingSince < int64(grace) {
+		// So that those who wait out a short outage hear of its end in time.
+		pause = min(pause, grace/8)
+	}
+	p.retryAt = max(p.retryAt, after(now, max(pause, why.retryAfter)))
 	if p.unavailableLocked(now) {
 		p.refuseAllLocked(refusedUnavailable)
 	}
