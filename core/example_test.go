@@ -193,3 +193,44 @@ func ExampleWithPriority() {
 	// background
 	// high
 }
+
+// A balancer passes over a guard that would refuse, and can say why.
+func ExampleRefusalOf() {
+	no := &core.Rejection{Guard: "eu-1", Reason: core.CircuitOpen, Err: errFull}
+	guard := foretelling{shut{no}}
+	fmt.Println("ready:", core.IsReady(guard))
+	fmt.Println(core.RefusalOf(guard))
+	// Output:
+	// ready: false
+	// fake: full: refused by "eu-1"
+}
+
+func ExampleErrorType() {
+	err := core.Do(context.Background(), make(slots), func(context.Context) error { return nil })
+	fmt.Println(core.ErrorType(err), core.ErrorType(context.Canceled), core.ErrorType(errors.New("secret")))
+	// Output: concurrency_limited canceled other
+}
+
+// A call that began with next to no time left says nothing of what it called.
+func ExampleClassifyLeft() {
+	ctx := context.Background()
+	fmt.Println(core.ClassifyLeft(ctx, context.DeadlineExceeded, core.MinTime))
+	fmt.Println(core.ClassifyLeft(ctx, context.DeadlineExceeded, core.MinTime-1))
+	// Output:
+	// failure
+	// ignored
+}
+
+// Check is for the author of a component: all that is wrong is told at once.
+func ExampleCheck() {
+	name, limit := "", -1
+	bad := core.Check("slots.Config")
+	bad.If(name == "", "Name", name, "must be set")
+	bad.If(limit < 0, "Limit", limit, "must not be negative")
+	fmt.Println(bad.Err())
+	fmt.Println(errors.Is(bad.Err(), core.ErrConfig))
+	// Output:
+	// slots.Config.Name: : must be set
+	// slots.Config.Limit: -1: must not be negative
+	// true
+}

@@ -148,3 +148,14 @@ func ExampleTransport_RoundTrip() {
 	// hello <nil>
 	// 0
 }
+
+func ExampleOutcome() {
+	for _, status := range []int{200, 404, 429, 503} {
+		fmt.Println(status, transport.Outcome(&http.Response{StatusCode: status}))
+	}
+	// Output:
+	// 200 success
+	// 404 success
+	// 429 throttled
+	// 503 failure
+}

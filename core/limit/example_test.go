@@ -118,3 +118,8 @@ func ExampleKeyed_AcquireKey() {
 	// <nil>
 	// true false
 }
+
+func ExamplePer() {
+	fmt.Println(limit.Per(3, 10*time.Second), limit.PerSecond(100), limit.PerDay(1))
+	// Output: 3 per 10s 100 per 1s 1 per 24h0m0s
+}
