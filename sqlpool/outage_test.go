@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core"
@@ -83,6 +84,19 @@ func TestWrapCancelledConnectIsIgnored(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	_, results := g.take()
 	require.Equal(t, []core.Outcome{core.Ignored}, results)
+}
+
+// A login that the server refuses is an answer, unless it says that it cannot.
+func TestWrapTellsARefusedLoginFromAServerInTrouble(t *testing.T) {
+	for code, want := range map[string]core.Outcome{"28P01": core.Success, "57P03": core.Failure} {
+		g := &spy{}
+		_, err := Wrap(connectFunc(func(context.Context) (driver.Conn, error) {
+			return nil, &pgconn.PgError{Code: code}
+		}), WrapConfig{Guard: g}).Connect(t.Context())
+		require.Error(t, err)
+		_, results := g.take()
+		require.Equal(t, []core.Outcome{want}, results, code)
+	}
 }
 
 type connectFunc func(context.Context) (driver.Conn, error)

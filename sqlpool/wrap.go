@@ -19,9 +19,10 @@ type WrapConfig struct {
 	// database/sql's BeginTx; a BEGIN sent as a statement is unknown here.
 	//
 	// A connection is not dialled while the guard says that it would refuse
-	// (see core.Refuser), as an open breaker does; one that cannot be dialled is
-	// a call that failed. Default nil: no guard, and Wrap returns the connector
-	// as it is.
+	// (see core.Refuser), as an open breaker does. A dial that fails is a call of
+	// its own: a core.Failure, unless the caller left or the server answered with
+	// a SQLSTATE that is no failure of its own, such as a wrong password's.
+	// Default nil: no guard, and Wrap returns the connector as it is.
 	Guard core.Guard
 
 	// Outcome says what the error of a statement means for the guard. It is
