@@ -45,6 +45,13 @@ const (
 	// "broken", "unhealthy", "reset", "closed". Duration is its age.
 	KindDestroyed
 
+	// KindPaused: a limiter was stopped, since somebody asked for it. Duration
+	// is for how long, 0 when the pause was ended.
+	KindPaused
+
+	// KindReconfigured: a component was given new settings.
+	KindReconfigured
+
 	kindCount
 )
 
@@ -58,6 +65,8 @@ var kindNames = [kindCount]string{
 	KindAcquireFailed:  "acquire_failed",
 	KindCreated:        "created",
 	KindDestroyed:      "destroyed",
+	KindPaused:         "paused",
+	KindReconfigured:   "reconfigured",
 }
 
 func (k Kind) String() string {

@@ -2,13 +2,9 @@ package limit
 
 import (
 	"context"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/surgewall/surgewall/core"
-	"github.com/surgewall/surgewall/core/internal/clock"
-	"github.com/surgewall/surgewall/core/internal/stripe"
 )
 
 // TokenBucketConfig configures NewTokenBucket.
@@ -31,8 +27,8 @@ type TokenBucketConfig struct {
 	// Default: 0, Acquire never waits.
 	MaxWait time.Duration
 
-	// Observer hears an event of core.KindRejected for each refusal.
-	// Default: none.
+	// Observer hears core.KindRejected for each refusal, core.KindPaused and
+	// core.KindReconfigured. Default: none.
 	Observer core.Observer
 }
 
@@ -43,34 +39,10 @@ type TokenBucketConfig struct {
 // word: an admission is a clock read and a compare-and-swap, and a refusal
 // leaves the word unwritten.
 //
-// It is safe for concurrent use, a core.Guard, core.Ready and core.Component,
-// and needs no Close. A nil *TokenBucket is no limit: it admits every call that
-// is not malformed.
-type TokenBucket struct {
-	gcra
-	refusals
-	rate    Rate
-	maxWait time.Duration
-	since   time.Time
-
-	_        [128]byte // what is written stays off the lines of what is read
-	tat      atomic.Uint64
-	returned atomic.Uint32 // tokens given back so far; it wraps
-	_        [112]byte
-	refundMu sync.Mutex // orders refunds, so that each knows of those before it
-
-	counts stripe.Group
-}
-
-// The counters of a limiter. What was admitted cannot be read off the TAT, which
-// forgets how long the bucket was full, so it is counted: about 10 ns of an
-// Allow's 50, on stripes as well as by an atomic add beside the TAT. On stripes,
-// callers do not contend for a second word, and refusals for none at all.
-const (
-	countAdmitted = iota
-	countRefused
-	countCancelled
-)
+// It is safe for concurrent use, a core.Guard, core.Ready, core.Refuser and
+// core.Component, and needs no Close. A nil *TokenBucket is no limit: it admits
+// every call that is not malformed.
+type TokenBucket struct{ bucket bucket }
 
 // NewTokenBucket makes a full bucket. The error lists every bad field of cfg;
 // errors.Is(err, core.ErrConfig).
@@ -80,15 +52,8 @@ func NewTokenBucket(cfg TokenBucketConfig) (*TokenBucket, error) {
 	if err := p.Err(); err != nil {
 		return nil, err
 	}
-	cfg = cfg.withDefaults()
-	c := clock.New()
-	b := &TokenBucket{
-		gcra:    newGCRA(cfg.Rate, cfg.Burst, cfg.MaxWait),
-		rate:    cfg.Rate,
-		maxWait: cfg.MaxWait,
-		since:   c.Time(0),
-	}
-	b.refusals.init(cfg.Name, cfg.Observer, c, cfg.Rate, cfg.Burst)
+	b := new(TokenBucket)
+	b.bucket.init(cfg.withDefaults())
 	return b, nil
 }
 
@@ -110,7 +75,7 @@ func (cfg TokenBucketConfig) withDefaults() TokenBucketConfig {
 }
 
 // Allow takes one token if there is one, and reports whether it did.
-func (b *TokenBucket) Allow() bool { return b.AllowN(1) }
+func (b *TokenBucket) Allow() bool { return b == nil || b.bucket.allow(1) }
 
 // AllowN takes n tokens if there are as many, and reports whether it did; it
 // never takes a part. It is false for a negative n and for one above the burst,
@@ -119,19 +84,34 @@ func (b *TokenBucket) AllowN(n int) bool {
 	if b == nil {
 		return n >= 0
 	}
-	if n == 0 {
-		return true
+	return b.bucket.allow(n)
+}
+
+// Take is AllowN that also says what is left.
+func (b *TokenBucket) Take(n int) Decision {
+	if b == nil {
+		return unlimited(n)
 	}
-	if uint(n) > uint(b.burst) {
-		b.refused(context.Background(), b.misfit(n, b.burst).Reason, n)
-		return false
+	return b.bucket.takeDecision(n)
+}
+
+// Peek is what Take would say, without taking anything: Peek(0) is how things
+// stand.
+func (b *TokenBucket) Peek(n int) Decision {
+	if b == nil {
+		return unlimited(n)
 	}
-	if _, _, _, ok := b.take(n, 0); !ok {
-		b.refused(context.Background(), core.RateLimited, n)
-		return false
+	return b.bucket.peek(n)
+}
+
+// Reserve takes n tokens that are there within maxWait, after those who asked
+// before, and does not wait: the Reservation says for how long to. The errors
+// are those of Wait.
+func (b *TokenBucket) Reserve(n int, maxWait time.Duration) (Reservation, error) {
+	if b == nil {
+		return Reservation{}, malformed(n)
 	}
-	b.counts.Add(countAdmitted, 1)
-	return true
+	return reserve(&b.bucket.limiter, &b.bucket, n, maxWait)
 }
 
 // Wait takes n tokens as soon as there are as many, after those who asked
@@ -147,7 +127,7 @@ func (b *TokenBucket) Wait(ctx context.Context, n int) error {
 	if b == nil {
 		return waitForNothing(ctx, n)
 	}
-	_, err := b.acquire(ctx, n, forever)
+	_, err := acquire(ctx, &b.bucket.limiter, &b.bucket, n, forever)
 	return err
 }
 
@@ -162,176 +142,90 @@ func (b *TokenBucket) Wait(ctx context.Context, n int) error {
 // the call's gives back or charges the difference; a charge can leave the
 // bucket in debt. A permit that was copied and ended twice counts twice.
 func (b *TokenBucket) Acquire(ctx context.Context, call core.Call) (core.Permit, error) {
-	n := call.Weight()
 	if b == nil {
-		if n < 0 {
-			return core.Permit{}, &core.Rejection{Guard: "none", Reason: core.InvalidCost, Err: ErrInvalidCost}
-		}
-		return core.Permit{}, nil
+		return core.Permit{}, malformed(call.Weight())
 	}
-	t, err := b.acquire(ctx, n, b.maxWait)
-	if err != nil {
-		return core.Permit{}, err
+	return permit(ctx, &b.bucket.limiter, &b.bucket, call.Weight(), b.bucket.in.Load().maxWait)
+}
+
+// Charge takes n tokens whether they are there or not: for a cost that is known
+// only afterwards. It can leave the bucket in debt, of up to some hours.
+func (b *TokenBucket) Charge(n int) {
+	if b != nil {
+		b.bucket.debit(n)
 	}
-	return core.NewPermit(b, t, core.WantsNothing), nil
+}
+
+// Refund gives n tokens back, which then count as not taken. The bucket is never
+// more than full. Where there is a permit, its Result.Cost says more precisely
+// what is due.
+func (b *TokenBucket) Refund(n int) {
+	if b != nil {
+		b.bucket.credit(n)
+	}
+}
+
+// Pause stops the bucket: until then nobody is admitted, and those who wait, wait
+// so much longer. Time stands still for it, so what was in the bucket is in it
+// at the end. A later call replaces an earlier one: a time that is past ends the
+// pause.
+func (b *TokenBucket) Pause(until time.Time) {
+	if b != nil {
+		b.bucket.pause(until)
+	}
+}
+
+// Reconfigure changes Rate, Burst and MaxWait, while calls go on. What the bucket
+// owes it still owes, in tokens: a change of rate r1 to r2 and burst b1 to b2
+// after a time t1 lets at most r1·t1 + r2·t2 + max(b1, b2) through until t2
+// later. Those who wait are given their new turns. Name and Observer stay as
+// they are, whatever cfg says. If cfg is bad, nothing changes.
+func (b *TokenBucket) Reconfigure(cfg TokenBucketConfig) error {
+	p := core.Check("limit.TokenBucketConfig")
+	cfg.check(p, "")
+	if err := p.Err(); err != nil || b == nil {
+		return err
+	}
+	b.bucket.reconfigure(cfg.withDefaults())
+	return nil
 }
 
 // Ready reports whether a call of cost 1 would be admitted at once.
-func (b *TokenBucket) Ready() bool {
+func (b *TokenBucket) Ready() bool { return b.Peek(1).OK }
+
+// Refusal is the *core.Rejection that a call of cost 1 would get now, or nil.
+func (b *TokenBucket) Refusal() *core.Rejection {
 	if b == nil {
-		return true
+		return nil
 	}
-	_, wait := b.add(b.tat.Load(), b.ticks(b.clock.Now()), b.one)
-	return wait == 0
+	return b.bucket.refusalOf(b.Peek(1))
 }
 
-// FinishPermit is for core.Permit: it settles the difference between what a
-// call was charged and what it cost.
-func (b *TokenBucket) FinishPermit(_ context.Context, t core.Token, r core.Result) {
-	switch n := tokensOf(t); {
-	case r.Cost == 0:
-	case r.Cost < n:
-		b.giveBack(t, n-max(r.Cost, 0))
-	case r.Cost > n:
-		b.charge(r.Cost - n)
+// Stats reads the counters. Those of a nil *TokenBucket are zero.
+func (b *TokenBucket) Stats() Stats {
+	if b == nil {
+		return Stats{}
 	}
+	return b.bucket.stats()
 }
 
-// CancelPermit is for core.Permit: it gives back what a call took that never
-// started.
-func (b *TokenBucket) CancelPermit(t core.Token) {
-	b.counts.Add(countCancelled, 1)
-	b.giveBack(t, tokensOf(t))
+// Name is the configured name.
+func (b *TokenBucket) Name() string {
+	if b == nil {
+		return ""
+	}
+	return b.bucket.name
 }
 
-// acquire takes n tokens and waits for them as long as patience and ctx allow.
-func (b *TokenBucket) acquire(ctx context.Context, n int, patience time.Duration) (core.Token, error) {
-	if r := b.misfit(n, b.burst); r != nil {
-		return core.Token{}, b.refuse(ctx, r, n)
+// Inspect reports the bucket as it is now.
+func (b *TokenBucket) Inspect() core.Report {
+	if b == nil {
+		return core.Report{Kind: "token_bucket"}
 	}
-	limit := uint64(0)
-	if patience > 0 {
-		if err := ctx.Err(); err != nil {
-			return core.Token{}, b.refuse(ctx, b.ended(err), n)
-		}
-		limit = b.patience(min(patience, core.TimeLeft(ctx)))
-	}
-	if n == 0 {
-		return core.Token{}, nil
-	}
-	// Read before the TAT is moved: a refund that comes between is then held
-	// against this call, which errs on the side of the limit.
-	returned := b.returned.Load()
-	after, wait, now, ok := b.take(n, limit)
-	if !ok {
-		return core.Token{}, b.refuse(ctx, b.limited(b.instant(now, wait)), n)
-	}
-	t := charged(after, n, returned)
-	if wait > 0 {
-		turn := b.instant(now, wait)
-		if err := await(ctx, time.Duration(turn-b.clock.Now())); err != nil && b.clock.Now() < turn {
-			b.giveBack(t, n)
-			return core.Token{}, b.refuse(ctx, b.ended(err), n)
-		}
-	}
-	b.counts.Add(countAdmitted, 1)
-	return t, nil
-}
-
-// take takes n tokens if their turn comes within patience, in ticks. It returns
-// the TAT that it left, the ticks to wait, and the clock reading that these
-// count from.
-//
-// The clock is read before the TAT, so that next to nothing passes between
-// reading the TAT and swapping it. A stale clock sees more debt than there is,
-// never less: an admission by it was due already, and before a refusal it is
-// read again if others have moved the TAT meanwhile.
-func (b *TokenBucket) take(n int, patience uint64) (after, wait uint64, now int64, ok bool) {
-	cost := b.one
-	if n != 1 {
-		cost = b.cost(n)
-	}
-	for {
-		now = b.clock.Now()
-		var stale bool
-		if after, wait, ok, stale = b.takeAt(b.tat.Load(), now, cost, patience); ok || !stale {
-			return after, wait, now, ok
-		}
-	}
-}
-
-// takeAt is take at a given clock reading, tat being the TAT before that. stale
-// says that the TAT has changed since.
-func (b *TokenBucket) takeAt(tat uint64, now int64, cost, patience uint64) (after, wait uint64, ok, stale bool) {
-	ticks := b.ticks(now)
-	for {
-		after, wait = b.add(tat, ticks, cost)
-		if wait > patience {
-			return after, wait, false, stale
-		}
-		if b.tat.CompareAndSwap(tat, after) {
-			return after, wait, true, stale
-		}
-		tat, stale = b.tat.Load(), true
-	}
-}
-
-// giveBack gives back n of the tokens that a call took. Here a stale clock would
-// see more left of the charge than there is, so it is read after the TAT.
-func (b *TokenBucket) giveBack(t core.Token, n int) {
-	b.refundMu.Lock()
-	defer b.refundMu.Unlock()
-	for {
-		tat := b.tat.Load()
-		if b.giveBackAt(tat, b.clock.Now(), t, n) {
-			return
-		}
-	}
-}
-
-// giveBackAt is giveBack at a given clock reading, under refundMu. It fails if
-// the TAT is not tat any more.
-func (b *TokenBucket) giveBackAt(tat uint64, now int64, t core.Token, n int) bool {
-	back := b.refund(tat, b.ticks(now), t, n, b.returned.Load())
-	if back == 0 {
-		return true
-	}
-	if !b.tat.CompareAndSwap(tat, tat-back) {
-		return false
-	}
-	b.returned.Add(uint32(n)) // after the swap, see acquire
-	return true
-}
-
-// charge takes n tokens whether they are there or not.
-func (b *TokenBucket) charge(n int) {
-	cost := b.cost(n)
-	for {
-		tat := b.tat.Load()
-		now := b.ticks(b.clock.Now())
-		after, _ := b.add(tat, now, cost)
-		if b.tat.CompareAndSwap(tat, now+min(after-now, maxDebt)) {
-			return
-		}
-	}
-}
-
-func (b *TokenBucket) refuse(ctx context.Context, r *core.Rejection, n int) error {
-	b.refused(ctx, r.Reason, n)
-	return r
-}
-
-func (b *TokenBucket) refused(ctx context.Context, why core.Reason, n int) {
-	b.counts.Add(countRefused, 1)
-	b.tell(ctx, why, n)
-}
-
-func waitForNothing(ctx context.Context, n int) error {
-	if n < 0 {
-		return &core.Rejection{Guard: "none", Reason: core.InvalidCost, Err: ErrInvalidCost}
-	}
-	if err := ctx.Err(); err != nil {
-		return &core.Rejection{Guard: "none", Reason: core.RateLimited, Err: ErrLimited, Cause: err}
-	}
-	return nil
+	r := b.bucket.in.Load()
+	return b.bucket.report("token_bucket", b.Stats(), []core.Setting{
+		{Name: "Rate", Value: r.rate},
+		{Name: "Burst", Value: r.burst},
+		{Name: "MaxWait", Value: r.maxWait},
+	})
 }

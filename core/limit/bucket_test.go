@@ -78,7 +78,7 @@ func TestDefaults(t *testing.T) {
 		{PerSecond(100), 100}, {PerDay(1), 1}, {PerMinute(90), 1}, {PerMinute(120), 2}, {Per(5, time.Nanosecond*5), 1e9},
 	} {
 		b := newBucket(t, TokenBucketConfig{Rate: tc.rate})
-		require.Equal(t, tc.burst, b.Stats().Burst)
+		require.Equal(t, tc.burst, b.Stats().Limit)
 		require.Equal(t, "token_bucket", b.Name())
 	}
 }
@@ -439,7 +439,7 @@ func TestContention(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			require.True(t, within(used.Load(), b.rate, tc.burst, time.Since(start)), "%d in %v", used.Load(), time.Since(start))
+			require.True(t, within(used.Load(), PerSecond(tc.rate), tc.burst, time.Since(start)), "%d in %v", used.Load(), time.Since(start))
 			require.GreaterOrEqual(t, used.Load(), int64(tc.burst)-3)
 			s := b.Stats()
 			require.EqualValues(t, 8*20_000, s.Admitted+s.Refused)
@@ -450,11 +450,11 @@ func TestContention(t *testing.T) {
 func TestRefusalLeavesTheWordUnwritten(t *testing.T) {
 	b := newBucket(t, TokenBucketConfig{Rate: PerDay(1), Burst: 1})
 	require.True(t, b.Allow())
-	tat := b.tat.Load()
+	tat := b.bucket.in.Load().word.Load()
 	require.False(t, b.Allow())
 	_, err := b.Acquire(t.Context(), core.Call{})
 	require.ErrorIs(t, err, ErrLimited)
-	require.Equal(t, tat, b.tat.Load())
+	require.Equal(t, tat, b.bucket.in.Load().word.Load())
 }
 
 func TestAllocatesNothing(t *testing.T) {

@@ -15,99 +15,99 @@ import (
 // the TAT is the debt, and a call is admitted while the debt is at most a full
 // burst. A TAT in the past is the same as none: the bucket is full.
 //
-// Instants are counted in ticks, in 64 bits that wrap, and compared by their
-// difference. A tick is 1/16 ns, or more where a full burst would not fit
-// otherwise: 100 per day with a burst of a million still fits. Two instants
-// compare rightly while they are less than 2^63 ticks apart, so a bucket may
-// lie idle for 18 years before it refuses what it should not.
+// Instants are counted in units of 2^-8 to 2^-12 ns, in 64 bits that wrap, and
+// compared by their difference. The lowest eight bits of an instant and of a cost
+// are 0, so that a word that holds an instant has room for more: see regime.
+// What is left is a tick, of 1 ns, or of less where tokens come faster than one
+// in 4096 ns; it is more where eight full bursts would not fit otherwise: 100
+// per day with a burst of a million still fits. Debts have a bound, and what
+// looks like more is a TAT long past, on which the clock has gained a lap: that
+// takes 52 days idle at ten million tokens a second, and two years at less than
+// 200,000. In the hour or so before the lap is full a bucket can then refuse what
+// it should not; the reverse is not possible.
 //
-// The interval is a 64.64 fixed-point number of ticks, and a cost is rounded up
-// to whole ticks once per call. So a limiter is never faster than its rate, and
-// slower by at most 1/16 ns a call: 0.07 % at 10 million calls a second, and
-// less at any slower rate, or if a call takes several tokens. The burst, rounded
-// up likewise, comes at most two ticks early, and is never a token more.
+// The interval is rounded up to ticks. So a limiter is never faster than its
+// rate, and slower by at most 1/16 ns a token: 0.06 % at 10 million a second,
+// and by at most 0.025 % up to 200,000. A rate whose interval is a whole number
+// of ns is exact.
 //
 // A gcra is immutable. Its methods are pure: whoever holds the TAT makes the
 // change atomic.
 type gcra struct {
 	burst int
-	whole uint64 // the interval, its whole ticks
-	frac  uint64 // and its fraction, in 2^-64 ticks
-	one   uint64 // the cost of 1 token, in ticks
+	one   uint64 // the cost of 1 token: the interval
 	full  uint64 // the cost of a full burst: the most debt that Allow makes
+	bound uint64 // the most debt that there can be
 
-	up, down uint8 // a tick is 2^(down-up) ns; one of them is 0
+	up, down uint8 // a unit is 2^(down-up) ns; one of them is 0
 }
 
 const (
-	finest   = 4               // at most 2^4 ticks per ns
-	maxSpan  = uint64(1) << 61 // a full burst and MaxWait together fit in it, in ticks
-	maxDebt  = uint64(1) << 62 // no debt grows beyond it, in ticks
-	maxBurst = 1<<30 - 1       // a cost fits in 30 bits of a core.Token
+	coarse = 8  // a tick is 1 ns
+	finest = 12 // a tick is 1/16 ns
+	tick   = 1 << 8
+	low    = tick - 1
+
+	spanBits = 57        // of the greatest bound, in units
+	maxBurst = 1<<30 - 1 // a cost fits in 30 bits of a core.Token
+	longest  = time.Hour // that a call can wait, if neither MaxWait nor the burst is more
 	forever  = time.Duration(math.MaxInt64)
 )
 
 // newGCRA is for a rate without a problem and a burst of 1 to maxBurst. Waits of
-// up to maxWait are to fit.
+// maxWait are to be possible.
 func newGCRA(r Rate, burst int, maxWait time.Duration) gcra {
-	// The interval in ns, rounded up in its last bit.
 	tokens := uint64(r.Tokens)
-	whole, rest := uint64(r.Per)/tokens, uint64(r.Per)%tokens
+	whole, rest := uint64(r.Per)/tokens, uint64(r.Per)%tokens // the interval in ns
 	frac, rest := bits.Div64(rest, 0, tokens)
-	if rest != 0 {
-		var carry uint64
-		frac, carry = bits.Add64(frac, 1, 0)
-		whole += carry
-	}
 
-	// The longest span in ns, below 2^96, decides how fine a tick can be.
+	shift := max(coarse, min(finest, 20-bits.Len64(whole-1)))
 	hi, lo := bits.Mul64(uint64(burst), whole+1)
-	lo, carry := bits.Add64(lo, uint64(maxWait), 0)
-	hi += carry
 	length := bits.Len64(lo)
 	if hi > 0 {
 		length = 64 + bits.Len64(hi)
 	}
+	shift = min(shift, spanBits-3-length)
+
 	g := gcra{burst: burst}
-	switch shift := min(finest, bits.Len64(maxSpan-1)-length); {
-	case shift >= 0:
+	var units, lost uint64
+	if shift >= 0 {
 		g.up = uint8(shift)
-		g.whole = whole<<g.up | frac>>(64-g.up)
-		g.frac = frac << g.up
-	default:
+		units = whole<<g.up | frac>>(64-g.up)
+		lost = frac << g.up
+	} else {
 		g.down = uint8(-shift)
-		g.whole = whole >> g.down
-		g.frac = whole<<(64-g.down) | frac>>g.down
-		if frac<<(64-g.down) != 0 {
-			g.frac, carry = bits.Add64(g.frac, 1, 0)
-			g.whole += carry
-		}
+		units = whole >> g.down
+		lost = whole<<(64-g.down) | frac
 	}
-	g.one = g.cost(1)
-	g.full = g.cost(burst)
+	if lost|rest != 0 {
+		units++
+	}
+	g.one = roundUp(units)
+	g.full = g.one * uint64(burst)
+	g.bound = 1<<spanBits - 1
+	g.bound = min(g.bound, max(8*g.full, g.full+g.patience(max(maxWait, longest)))) &^ low
 	return g
 }
 
-// cost is n tokens in ticks, rounded up, and at most maxDebt. n is at least 0.
+// cost is n tokens in units, at most the bound. n is at least 0.
 func (g *gcra) cost(n int) uint64 {
-	over, ticks := bits.Mul64(uint64(n), g.whole)
-	part, rest := bits.Mul64(uint64(n), g.frac)
-	if rest != 0 {
-		part++
+	if over, units := bits.Mul64(uint64(n), g.one); over == 0 {
+		return min(units, g.bound)
 	}
-	ticks, carry := bits.Add64(ticks, part, 0)
-	if over != 0 || carry != 0 {
-		return maxDebt
-	}
-	return min(ticks, maxDebt)
+	return g.bound
 }
 
-// ticks is an instant of the clock, in ticks.
-func (g *gcra) ticks(now int64) uint64 { return uint64(now << (g.up & 63) >> (g.down & 63)) }
+func roundUp(units uint64) uint64 { return (units + low) &^ low }
 
-// patience is a wait in ticks, rounded down, and at most what a debt may be.
+// units is an instant of the clock, the tick that it lies in.
+func (g *gcra) units(now int64) uint64 { return g.raw(now) &^ low }
+
+func (g *gcra) raw(now int64) uint64 { return uint64(now << (g.up & 63) >> (g.down & 63)) }
+
+// patience is a wait in units, rounded down, and at most what a debt may be.
 func (g *gcra) patience(d time.Duration) uint64 {
-	most := maxDebt - g.full
+	most := g.bound - g.full
 	t := uint64(max(d, 0))
 	if t >= most>>g.up {
 		return min(most, t>>g.down)
@@ -115,9 +115,10 @@ func (g *gcra) patience(d time.Duration) uint64 {
 	return t << g.up >> g.down
 }
 
-// instant is the first clock reading that is wait ticks after the reading now.
-// For one TAT it is the same whenever it is asked for.
+// instant is the first clock reading that is wait, whole ticks, after the
+// reading now. For one TAT it is the same whenever it is asked for.
 func (g *gcra) instant(now int64, wait uint64) int64 {
+	wait -= min(wait, g.raw(now)&low) // so far is it into its tick
 	base := now >> g.down << g.down
 	ns := wait >> g.up
 	if wait&(1<<g.up-1) != 0 {
@@ -129,21 +130,54 @@ func (g *gcra) instant(now int64, wait uint64) int64 {
 	return satAdd(base, int64(ns<<g.down))
 }
 
-// add is the TAT after a call of that cost at now, and how long from now the
-// call has to wait, in ticks.
-func (g *gcra) add(tat, now, cost uint64) (after, wait uint64) {
-	if int64(tat-now) < 0 {
-		tat = now
+// span is wait in ns, rounded up.
+func (g *gcra) span(wait uint64) time.Duration { return time.Duration(g.instant(0, wait)) }
+
+// admit is the TAT after a call at now, and how long from now the call has to
+// wait. It is admitted if that is at most most; if not, wait is until it would
+// not have to. Shaped, it waits until the bucket is full, which is empty seen as
+// a leaky one, and is not admitted if it does not fit.
+func (g *gcra) admit(tat, now, cost, most uint64, shaped bool) (after, wait uint64, ok bool) {
+	debt := g.debt(tat, now)
+	after = now + debt + cost
+	if debt+cost > g.full {
+		wait = debt + cost - g.full
+		return after, wait, wait <= most && !shaped
 	}
-	after = tat + cost
-	if debt := after - now; debt > g.full {
-		wait = debt - g.full
+	if shaped {
+		wait = debt
 	}
-	return after, wait
+	return after, wait, wait <= most
 }
 
-// debt is what the bucket lacks at now to be full, in ticks.
-func (g *gcra) debt(tat, now uint64) uint64 { return uint64(max(0, int64(tat-now))) }
+// owed is the TAT when n were taken that may not be there.
+func (g *gcra) owed(tat, now uint64, n int) uint64 {
+	return now + min(g.debt(tat, now)+g.cost(n), g.bound)
+}
+
+// paid is the TAT when n were given back that were taken at some time.
+func (g *gcra) paid(tat, now uint64, n int) uint64 {
+	debt := g.debt(tat, now)
+	return now + debt - min(debt, g.cost(n))
+}
+
+// turn is how long from now a charge of n that left the TAT after has to wait.
+func (g *gcra) turn(after, now uint64, n int, shaped bool) uint64 {
+	debt := g.debt(after, now)
+	if shaped {
+		return debt - min(debt, g.cost(n))
+	}
+	return debt - min(debt, g.full)
+}
+
+// debt is what the bucket lacks at now to be full. A TAT that is not ahead is
+// past, and so is one that is too far ahead to be: the difference wraps.
+func (g *gcra) debt(tat, now uint64) uint64 {
+	if d := tat - now; d < 2*g.bound {
+		return d
+	}
+	return 0
+}
 
 // available is the number of tokens that a call could take at now.
 func (g *gcra) available(tat, now uint64) int {
@@ -151,22 +185,13 @@ func (g *gcra) available(tat, now uint64) int {
 	if debt >= g.full {
 		return 0
 	}
-	// The most tokens whose cost fits.
-	low, high := 0, g.burst
-	for low < high {
-		if mid := low + (high-low+1)/2; g.cost(mid) <= g.full-debt {
-			low = mid
-		} else {
-			high = mid - 1
-		}
-	}
-	return low
+	return int((g.full - debt) / g.one)
 }
 
 // refund is how much of a charge can be given back at now without breaking the
-// limit, if n of its tokens were not needed, in ticks: the TAT may be set back by
-// it. Since the charge the TAT came to tat, and what had been given back came to
-// returned tokens.
+// limit, if n of its tokens were not needed: the TAT may be set back by it. Since
+// the charge the TAT came to tat, and what had been given back came to returned
+// tokens. slack is how much debt may be before calls wait.
 //
 // Of the charge there is left what has not drained since: had it not been made,
 // the bucket would have been full sooner, and full buckets do not fill. What
@@ -174,20 +199,61 @@ func (g *gcra) available(tat, now uint64) int {
 // that much earlier. And while calls still wait that were admitted after this
 // one, their times are fixed: what they took is kept, or somebody new would be
 // given the same times again.
-func (g *gcra) refund(tat, now uint64, t core.Token, n int, returned uint32) uint64 {
-	after, taken := t.A, tokensOf(t)
-	// What is kept costs no less than if it had been taken alone.
-	charge := g.cost(taken) - g.cost(taken-n)
-	// Each token by itself, for no sum of refunds was rounded up more.
+func (g *gcra) refund(tat, now uint64, t core.Token, n int, returned uint32, slack uint64) uint64 {
+	charge := g.cost(n)
 	over, before := bits.Mul64(uint64(returned-returnedBefore(t)), g.one)
 	if over != 0 {
-		before = maxDebt
+		before = g.bound
 	}
-	left := int64(after-now) - int64(min(before, maxDebt))
-	if g.debt(tat, now) > g.full {
-		left = min(left, int64(charge)-int64(tat-after))
+	left := int64(g.debt(t.A, now)) - int64(min(before, g.bound))
+	if g.debt(tat, now) > slack {
+		left = min(left, int64(charge)-int64(tat-t.A))
 	}
-	return uint64(max(0, min(left, int64(charge))))
+	return uint64(max(0, min(left, int64(charge)))) &^ low
+}
+
+// converted is a debt by another rate in the units of g: as many tokens, rounded
+// up.
+func (g *gcra) converted(debt uint64, from *gcra) uint64 {
+	if g.one == from.one {
+		return debt // the same share of an interval
+	}
+	hi, lo := bits.Mul64(debt, g.one)
+	if hi >= from.one {
+		return g.bound
+	}
+	units, rest := bits.Div64(hi, lo, from.one)
+	if rest != 0 {
+		units++
+	}
+	return min(roundUp(min(units, g.bound)), g.bound)
+}
+
+// peek is what a limiter with that TAT says to n at now. It is paused until start,
+// or start is now.
+func (g *gcra) peek(tat uint64, now, start int64, n int) Decision {
+	at := g.units(start)
+	d := Decision{
+		Limit: g.burst, Window: g.span(g.full),
+		ResetAfter: time.Duration(g.instant(start, g.debt(tat, at)) - now),
+	}
+	if start == now {
+		d.Remaining = g.available(tat, at)
+	}
+	switch {
+	case n < 0 || n > g.burst:
+		d.RetryAfter = Never
+	case n == 0:
+		d.OK = true
+	default:
+		_, wait, ok := g.admit(tat, at, g.cost(n), 0, false)
+		if d.OK = ok && start == now; d.OK {
+			d.Remaining -= n
+		} else {
+			d.RetryAfter = time.Duration(g.instant(start, wait) - now)
+		}
+	}
+	return d
 }
 
 // charged is what a refund has to know of a charge: the TAT that it left, its

@@ -14,32 +14,36 @@ import (
 )
 
 // at is a bucket driven by clock readings that the test makes up.
-type at struct{ *TokenBucket }
+type at struct{ *regime }
 
 func newAt(t require.TestingT, r Rate, burst int) at {
 	b, err := NewTokenBucket(TokenBucketConfig{Rate: r, Burst: burst})
 	require.NoError(t, err)
-	return at{b}
+	return at{b.bucket.in.Load()}
 }
+
+// tat is the theoretical arrival time.
+func (b at) tat() uint64 { return b.word.Load() &^ low }
 
 // allow is AllowN(n) at now.
 func (b at) allow(now time.Duration, n int) bool {
-	_, _, ok, _ := b.takeAt(b.tat.Load(), int64(now), b.cost(n), 0)
+	_, ok, _ := b.takeAt(b.word.Load(), int64(now), n, 0)
 	return ok
 }
 
 // reserve takes n tokens at now if their turn comes within most. It returns the
 // turn, or a negative duration.
 func (b at) reserve(now time.Duration, n int, most time.Duration) (turn time.Duration, t core.Token) {
-	if b.misfit(n, b.burst) != nil {
-		return -1, t
-	}
-	returned := b.returned.Load()
-	after, wait, ok, _ := b.takeAt(b.tat.Load(), int64(now), b.cost(n), b.patience(most))
+	c, ok, _ := b.takeAt(b.word.Load(), int64(now), n, most)
 	if !ok {
 		return -1, t
 	}
-	return time.Duration(b.instant(int64(now), wait)), charged(after, n, returned)
+	return time.Duration(c.turn), c.token
+}
+
+// giveBack gives back n of the tokens of t at now.
+func (b at) giveBack(now time.Duration, t core.Token, n int) bool {
+	return b.giveBackAt(b.word.Load(), int64(now), t, n)
 }
 
 const d = 100 * time.Millisecond // what 10 a second bring one token in
@@ -133,7 +137,7 @@ func TestReservePublished(t *testing.T) {
 			tokens := make([]core.Token, len(tc.steps))
 			for i, s := range tc.steps {
 				if s.undo >= 0 {
-					require.True(t, b.giveBackAt(b.tat.Load(), int64(s.at), tokens[s.undo], tokensOf(tokens[s.undo])))
+					require.True(t, b.giveBack(s.at, tokens[s.undo], tokensOf(tokens[s.undo])))
 					continue
 				}
 				var turn time.Duration
@@ -185,14 +189,14 @@ func TestStaleReadingsMintNothing(t *testing.T) {
 // under-admits there.
 func TestRefusalByStaleReadingIsNotFinal(t *testing.T) {
 	b := newAt(t, PerSecond(10), 1)
-	before := b.tat.Load()
+	before := b.word.Load()
 	require.True(t, b.allow(d, 1))
-	_, _, ok, stale := b.takeAt(before, int64(d/2), b.one, 0) // saw the TAT before that
+	_, ok, again := b.takeAt(before, int64(d/2), 1, 0) // saw the TAT before that
 	require.False(t, ok)
-	require.True(t, stale)
-	_, _, ok, stale = b.takeAt(b.tat.Load(), int64(d/2), b.one, 0)
+	require.True(t, again)
+	_, ok, again = b.takeAt(b.word.Load(), int64(d/2), 1, 0)
 	require.False(t, ok)
-	require.False(t, stale)
+	require.False(t, again)
 }
 
 // within reports whether n tokens are at most what r and burst allow in span.
@@ -214,8 +218,8 @@ func anyRate(t *rapid.T) Rate {
 }
 
 // Whatever the clock does, forwards or backwards, the tokens taken are within
-// the limit for the time between the first reading and the latest, to the two
-// ticks that rounding a burst up may add to it.
+// the limit for the time between the first reading and the latest, to the 512
+// units that rounding a burst up may add to it.
 func TestBoundUnderAnyClock(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rate := anyRate(t)
@@ -231,7 +235,7 @@ func TestBoundUnderAnyClock(t *testing.T) {
 			if b.allow(now, n) {
 				taken += int64(n)
 			}
-			if !within(taken, rate, burst, latest+2<<b.down) {
+			if !within(taken, rate, burst, latest+time.Duration(2*tick<<b.down>>b.up+1)) {
 				t.Fatalf("%d tokens in %v", taken, latest)
 			}
 		}
@@ -277,7 +281,7 @@ func TestBoundInEveryWindow(t *testing.T) {
 					if a.turn <= now {
 						n = rapid.IntRange(1, a.n).Draw(t, "back")
 					}
-					b.giveBackAt(b.tat.Load(), int64(now), a.token, n)
+					b.giveBack(now, a.token, n)
 					a.n, a.gone = a.n-n, true
 				}
 			}
@@ -313,7 +317,7 @@ func TestRefundsAreRoundedForTheLimit(t *testing.T) {
 					if turn < 0 {
 						break
 					}
-					b.giveBackAt(b.tat.Load(), int64(now), token, each.back)
+					b.giveBack(now, token, each.back)
 					used += int64(each.taken - each.back)
 				}
 			}
@@ -334,12 +338,12 @@ func TestManyRefundsAreRoundedForTheLimit(t *testing.T) {
 	turn, token := b.reserve(0, last, 0)
 	require.Zero(t, turn)
 	for _, other := range tokens {
-		require.True(t, b.giveBackAt(b.tat.Load(), 0, other, 1))
+		require.True(t, b.giveBack(0, other, 1))
 	}
 	const now = 300 * time.Nanosecond // more than half of the last charge has drained
-	require.Positive(t, b.debt(b.tat.Load(), b.ticks(int64(now))))
-	require.True(t, b.giveBackAt(b.tat.Load(), int64(now), token, last))
-	require.Equal(t, b.ticks(int64(now)), b.tat.Load(), "full at this moment, and not since before")
+	require.Positive(t, b.debt(b.tat(), b.units(int64(now))))
+	require.True(t, b.giveBack(now, token, last))
+	require.Equal(t, b.units(int64(now)), b.tat(), "full at this moment, and not since before")
 }
 
 // A rate is kept within 0.1 %, from below, by calls of one token each.
@@ -351,11 +355,11 @@ func TestPrecision(t *testing.T) {
 		t.Run(rate.String(), func(t *testing.T) {
 			const calls = 10_000
 			b := newAt(t, rate, 1)
-			b.reserve(0, 1, 0)
 			n := min(calls, int(forever/64/(rate.Per/time.Duration(rate.Tokens))))
 			var turn time.Duration
+			b.reserve(0, 1, 0)
 			for range n {
-				turn, _ = b.reserve(0, 1, forever)
+				turn, _ = b.reserve(turn, 1, forever)
 			}
 			exact := float64(rate.Per) / float64(rate.Tokens) * float64(n)
 			require.GreaterOrEqual(t, float64(turn), exact)
@@ -383,12 +387,14 @@ func TestSlowRateWithBigBurst(t *testing.T) {
 	}
 }
 
-// The clock, in ticks, passes the end of 64 bits after 36 years.
-func TestTicksWrap(t *testing.T) {
-	b := newAt(t, PerSecond(10), 2)
+// At the fastest rates the clock, in units, passes the end of 64 bits after 52
+// days.
+func TestUnitsWrap(t *testing.T) {
+	const d = 100 * time.Nanosecond
+	b := newAt(t, PerSecond(10_000_000), 2)
 	require.EqualValues(t, finest, b.up)
 	const wrap = time.Duration(1 << (64 - finest))
-	for _, now := range []time.Duration{wrap / 3, wrap / 3 * 2, wrap - d/2} { // used every 12 years
+	for _, now := range []time.Duration{wrap / 3, wrap / 3 * 2, wrap - d/2} { // used every 17 days
 		require.True(t, b.allow(now, 2))
 		require.False(t, b.allow(now, 1))
 	}
@@ -396,6 +402,7 @@ func TestTicksWrap(t *testing.T) {
 	require.True(t, b.allow(wrap+d/2, 1))
 	require.False(t, b.allow(wrap+d/2, 1))
 	require.True(t, b.allow(wrap+3*d, 2))
+	require.True(t, b.allow(wrap/10*17, 2), "idle for 36 days, more than half")
 }
 
 func TestAvailable(t *testing.T) {
@@ -403,7 +410,7 @@ func TestAvailable(t *testing.T) {
 		b := newAt(t, anyRate(t), rapid.IntRange(1, 1_000_000).Draw(t, "burst"))
 		b.allow(0, rapid.IntRange(0, b.burst).Draw(t, "first"))
 		now := time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "now"))
-		n := b.available(b.tat.Load(), b.ticks(int64(now)))
+		n := b.available(b.tat(), b.units(int64(now)))
 		if n < b.burst && b.allow(now, n+1) {
 			t.Fatalf("%d available, %d taken", n, n+1)
 		}
@@ -414,16 +421,17 @@ func TestAvailable(t *testing.T) {
 }
 
 func TestDebtSaturates(t *testing.T) {
-	b := newAt(t, PerDay(1), 5)
+	b := newBucket(t, TokenBucketConfig{Rate: PerDay(1), Burst: 5})
 	for range 3 {
-		b.charge(int(^uint(0) >> 1))
+		b.Charge(int(^uint(0) >> 1))
 	}
 	require.False(t, b.Allow())
 	require.Zero(t, b.Stats().Available)
-	r := b.limited(b.instant(b.clock.Now(), maxDebt))
+	in := b.bucket.in.Load()
+	r := b.bucket.limited(in.instant(b.bucket.clock.Now(), in.bound))
 	wait, ok := r.RetryAfter()
 	require.True(t, ok)
-	require.Greater(t, wait, 8*365*24*time.Hour)
+	require.InDelta(t, 8*5*24*time.Hour, wait, float64(time.Minute), "eight bursts")
 }
 
 func TestRateString(t *testing.T) {

@@ -142,7 +142,8 @@ func NewKeyed[K comparable](cfg KeyedConfig[K]) (*Keyed[K], error) {
 		seed:    maphash.MakeSeed(),
 		mask:    shardsFor(cfg.MaxKeys) - 1,
 	}
-	k.refusals.init(cfg.Name, cfg.Observer, c, each.Rate, each.Burst)
+	k.refusals.init(cfg.Name, cfg.Observer, c)
+	k.setRound(each.Rate.Tokens, each.Rate.Per)
 	for i := range k.shards {
 		k.shards[i].owner = k
 		k.shards[i].index = make(map[K]*cell[K])
@@ -179,7 +180,7 @@ func (k *Keyed[K]) AllowN(key K, n int) bool {
 func (k *Keyed[K]) AcquireKey(ctx context.Context, key K, call core.Call) (core.Permit, error) {
 	n := call.Weight()
 	if k == nil {
-		return (*TokenBucket)(nil).Acquire(ctx, call)
+		return core.Permit{}, malformed(n)
 	}
 	if r := k.misfit(n, k.burst); r != nil {
 		return core.Permit{}, k.refuse(ctx, r, n)
@@ -213,8 +214,8 @@ func (k *Keyed[K]) take(key K, n int, patience uint64) (c *cell[K], t core.Token
 	cost := k.cost(n)
 	c, now = k.lock(key)
 	defer c.home.mu.Unlock()
-	after, wait := k.gcra.add(c.tat, k.ticks(now), cost)
-	if wait > patience {
+	after, wait, ok := k.gcra.admit(c.tat, k.units(now), cost, patience, false)
+	if !ok {
 		return nil, t, wait, now
 	}
 	c.tat = after
@@ -236,8 +237,8 @@ func (k *Keyed[K]) lock(key K) (c *cell[K], now int64) {
 		return c, now
 	}
 	now = k.clock.Now()
-	if s.sweep(k.ticks(now)); key == key && k.room() {
-		return s.add(key, k.ticks(now)), now
+	if s.sweep(k.units(now)); key == key && k.room() {
+		return s.add(key, k.units(now)), now
 	}
 	s.mu.Unlock()
 	k.overflowed.Add(1)
@@ -271,7 +272,7 @@ func (k *Keyed[K]) room() bool {
 func (s *shard[K]) add(key K, now uint64) *cell[K] {
 	k := s.owner
 	k.overflow.mu.Lock()
-	tat, _ := k.gcra.add(k.spare.tat, now, 0)
+	tat := k.gcra.owed(k.spare.tat, now, 0)
 	k.overflow.mu.Unlock()
 	c := &cell[K]{home: s, tat: tat, place: uint32(len(s.cells)), key: key}
 	s.index[key] = c
@@ -324,8 +325,8 @@ func (c *cell[K]) giveBack(t core.Token, n int) {
 	k := c.home.owner
 	c.home.mu.Lock()
 	defer c.home.mu.Unlock()
-	now := k.ticks(k.clock.Now())
-	if back := k.refund(c.tat, now, t, n, c.returned); back > 0 {
+	now := k.units(k.clock.Now())
+	if back := k.gcra.refund(c.tat, now, t, n, c.returned, k.full); back > 0 {
 		c.tat -= back
 		c.returned += uint32(n)
 	}
@@ -343,9 +344,8 @@ func (c *cell[K]) charge(n int) {
 		c, now = k.lock(c.key)
 	}
 	defer c.home.mu.Unlock()
-	ticks := k.ticks(now)
-	after, _ := k.gcra.add(c.tat, ticks, k.cost(n))
-	c.tat = ticks + min(after-ticks, maxDebt)
+	ticks := k.units(now)
+	c.tat = k.gcra.owed(c.tat, ticks, n)
 }
 
 func (k *Keyed[K]) refuse(ctx context.Context, r *core.Rejection, n int) error {
@@ -356,4 +356,16 @@ func (k *Keyed[K]) refuse(ctx context.Context, r *core.Rejection, n int) error {
 func (k *Keyed[K]) refused(ctx context.Context, why core.Reason, n int) {
 	k.counts.Add(countRefused, 1)
 	k.tell(ctx, why, n)
+}
+
+// await waits for d, or until ctx ends, whose error it returns then.
+func await(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -16,9 +16,9 @@ var (
 	// ErrLimited: the limit is used up. RetryAfter says for how long.
 	ErrLimited = errors.New("limit: rate limit exceeded")
 
-	// ErrNeverFits: the cost is above the burst, so that no wait is long
+	// ErrNeverFits: the cost is above the limit, so that no wait is long
 	// enough.
-	ErrNeverFits = errors.New("limit: cost above the burst")
+	ErrNeverFits = errors.New("limit: cost above the limit")
 
 	// ErrInvalidCost: the cost is negative.
 	ErrInvalidCost = errors.New("limit: negative cost")
@@ -36,10 +36,10 @@ type refusals struct {
 
 	// round is what that instant is rounded up to, in ns. With a rate above
 	// 1000 a second it moves with every token, so there it is a millisecond.
-	round int64
+	round atomic.Int64
 
-	neverFits   core.Rejection
 	invalidCost core.Rejection
+	neverFits   atomic.Pointer[refusal]       // at is the limit it speaks of
 	kept        [8][2]atomic.Pointer[refusal] // by instant; of each two, the newer first
 }
 
@@ -48,36 +48,46 @@ type refusal struct {
 	at int64
 }
 
-func (f *refusals) init(name string, o core.Observer, c clock.Clock, r Rate, burst int) {
+func (f *refusals) init(name string, o core.Observer, c clock.Clock) {
 	f.name, f.observer, f.clock = name, o, c
-	f.round = 1
-	if r.Per/time.Duration(r.Tokens) < time.Millisecond {
-		f.round = int64(time.Millisecond)
-	}
-	f.neverFits = core.Rejection{
-		Guard: name, Reason: core.NeverFits, Err: ErrNeverFits, Detail: "burst " + strconv.Itoa(burst),
-	}
+	f.round.Store(1)
 	f.invalidCost = core.Rejection{Guard: name, Reason: core.InvalidCost, Err: ErrInvalidCost}
 }
 
-// misfit is the refusal of a cost that no limit with that burst ever admits, or
+// setRound is for a limiter that admits n in every per.
+func (f *refusals) setRound(n int, per time.Duration) {
+	round := int64(1)
+	if per/time.Duration(n) < time.Millisecond {
+		round = int64(time.Millisecond)
+	}
+	f.round.Store(round)
+}
+
+// misfit is the refusal of a cost that no limit of at most that ever admits, or
 // nil.
-func (f *refusals) misfit(n, burst int) *core.Rejection {
+func (f *refusals) misfit(n, most int) *core.Rejection {
 	switch {
 	case n < 0:
 		return &f.invalidCost
-	case n > burst:
-		return &f.neverFits
-	default:
+	case n <= most:
 		return nil
 	}
+	r := f.neverFits.Load()
+	if r == nil || r.at != int64(most) {
+		r = &refusal{core.Rejection{
+			Guard: f.name, Reason: core.NeverFits, Err: ErrNeverFits, Detail: "at most " + strconv.Itoa(most),
+		}, int64(most)}
+		f.neverFits.Store(r)
+	}
+	return &r.Rejection
 }
 
 // limited is the refusal of a call that may be tried again at the clock
 // reading at.
 func (f *refusals) limited(at int64) *core.Rejection {
-	if up := at % f.round; up != 0 {
-		at = satAdd(at, f.round-up)
+	round := f.round.Load()
+	if up := at % round; up != 0 {
+		at = satAdd(at, round-up)
 	}
 	const sets = uint64(len(f.kept))
 	set := &f.kept[uint64(at)*0x9e3779b97f4a7c15>>32%sets]
@@ -105,17 +115,5 @@ func (f *refusals) tell(ctx context.Context, why core.Reason, n int) {
 		core.Emit(ctx, f.observer, core.Event{
 			Kind: core.KindRejected, Reason: why, Component: f.name, N: int64(n),
 		})
-	}
-}
-
-// await waits for d, or until ctx ends, whose error it returns then.
-func await(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

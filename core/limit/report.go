@@ -1,53 +1,26 @@
 package limit
 
-import "github.com/surgewall/surgewall/core"
+import (
+	"context"
 
-// TokenBucketStats is a TokenBucket at one moment.
-type TokenBucketStats struct {
-	Admitted  uint64 // calls admitted
+	"github.com/surgewall/surgewall/core"
+)
+
+// Stats is a rate limiter at one moment.
+type Stats struct {
+	Admitted  uint64 // calls admitted, those that still wait for their turn included
 	Refused   uint64 // calls refused, for whatever reason
-	Cancelled uint64 // calls admitted whose permit was cancelled
-	Available int    // tokens that could be taken now
-	Burst     int    // tokens that a full bucket holds
+	Cancelled uint64 // calls admitted whose permit or reservation was cancelled
+	Available int    // what could be taken now, at once
+	Limit     int    // the most that could: burst, capacity, the limit of a window
 }
 
-// Stats reads the counters. Those of a nil *TokenBucket are zero.
-func (b *TokenBucket) Stats() TokenBucketStats {
-	if b == nil {
-		return TokenBucketStats{}
-	}
-	return TokenBucketStats{
-		Admitted:  b.counts.Sum(countAdmitted),
-		Refused:   b.counts.Sum(countRefused),
-		Cancelled: b.counts.Sum(countCancelled),
-		Available: b.available(b.tat.Load(), b.ticks(b.clock.Now())),
-		Burst:     b.burst,
-	}
-}
-
-// Name is the configured name.
-func (b *TokenBucket) Name() string {
-	if b == nil {
-		return ""
-	}
-	return b.name
-}
-
-// Inspect reports the bucket as it is now.
-func (b *TokenBucket) Inspect() core.Report {
-	if b == nil {
-		return core.Report{Kind: "token_bucket"}
-	}
-	s := b.Stats()
+func (l *limiter) report(kind string, s Stats, settings []core.Setting) core.Report {
 	return core.Report{
-		Kind: "token_bucket", Name: b.name, Since: b.since,
+		Kind: kind, Name: l.name, Since: l.since,
 		Values: append(callValues(s.Admitted, s.Refused),
 			core.Amount("surgewall.rate_limiting.tokens.available", "{token}", int64(s.Available))),
-		Settings: []core.Setting{
-			{Name: "Rate", Value: b.rate},
-			{Name: "Burst", Value: b.burst},
-			{Name: "MaxWait", Value: b.maxWait},
-		},
+		Settings: settings,
 	}
 }
 
@@ -58,55 +31,29 @@ func callValues(admitted, refused uint64) []core.Value {
 	}
 }
 
-// KeyedStats is a Keyed at one moment.
-type KeyedStats struct {
-	Admitted   uint64 // calls admitted
-	Refused    uint64 // calls refused, for whatever reason
-	Cancelled  uint64 // calls admitted whose permit was cancelled
-	Overflowed uint64 // calls that used the bucket shared beyond MaxKeys
-	Keys       int    // keys remembered
-	MaxKeys    int
+// What a nil limiter says, which is no limit.
+
+func unlimited(n int) Decision {
+	d := Decision{OK: n >= 0, Limit: maxBurst, Remaining: maxBurst}
+	if !d.OK {
+		d.RetryAfter = Never
+	}
+	return d
 }
 
-// Stats reads the counters. Those of a nil *Keyed are zero.
-func (k *Keyed[K]) Stats() KeyedStats {
-	if k == nil {
-		return KeyedStats{}
+func malformed(n int) error {
+	if n < 0 {
+		return &core.Rejection{Guard: "none", Reason: core.InvalidCost, Err: ErrInvalidCost}
 	}
-	return KeyedStats{
-		Admitted:   k.counts.Sum(countAdmitted),
-		Refused:    k.counts.Sum(countRefused),
-		Cancelled:  k.counts.Sum(countCancelled),
-		Overflowed: k.overflowed.Load(),
-		Keys:       int(min(k.keys.Load(), int64(k.maxKeys))),
-		MaxKeys:    k.maxKeys,
-	}
+	return nil
 }
 
-// Name is the configured name.
-func (k *Keyed[K]) Name() string {
-	if k == nil {
-		return ""
+func waitForNothing(ctx context.Context, n int) error {
+	if err := malformed(n); err != nil {
+		return err
 	}
-	return k.name
-}
-
-// Inspect reports the limiter as it is now, and no key.
-func (k *Keyed[K]) Inspect() core.Report {
-	if k == nil {
-		return core.Report{Kind: "keyed_limit"}
+	if err := ctx.Err(); err != nil {
+		return &core.Rejection{Guard: "none", Reason: core.RateLimited, Err: ErrLimited, Cause: err}
 	}
-	s := k.Stats()
-	return core.Report{
-		Kind: "keyed_limit", Name: k.name, Since: k.since,
-		Values: append(callValues(s.Admitted, s.Refused),
-			core.Amount("surgewall.rate_limiting.key.count", "{key}", int64(s.Keys)),
-			core.Count("surgewall.rate_limiting.key.overflows", "{call}", s.Overflowed)),
-		Settings: []core.Setting{
-			{Name: "Rate", Value: k.limit.Rate},
-			{Name: "Burst", Value: k.limit.Burst},
-			{Name: "MaxWait", Value: k.limit.MaxWait},
-			{Name: "MaxKeys", Value: k.maxKeys},
-		},
-	}
+	return nil
 }

@@ -1,0 +1,234 @@
+package limit
+
+import (
+	"context"
+	"time"
+
+	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/internal/clock"
+	"github.com/surgewall/surgewall/core/internal/stripe"
+)
+
+// limiter is what every rate limiter has beside its arithmetic: a name, the
+// rejections, the counters. With a meter it makes the verbs.
+type limiter struct {
+	refusals
+	since  time.Time
+	counts stripe.Group
+}
+
+// The counters of a limiter. Admissions are counted by the meter, which has a
+// word of its own to write anyway.
+const (
+	countAdmitted  = iota
+	countAbandoned // admissions that were waited for, in vain
+	countRefused
+	countCancelled
+)
+
+// meter is the arithmetic and the state of one limiter, safe for concurrent
+// use.
+type meter interface {
+	// most is the greatest cost that can ever fit.
+	most() int
+
+	// take charges n, 1 to most, if its turn comes within patience. If it says
+	// no, turn is the first clock reading at which the call need not wait. It
+	// counts what it admits.
+	take(n int, patience time.Duration) (c charge, ok bool)
+}
+
+// charge is what a meter admitted.
+type charge struct {
+	by      charger
+	token   core.Token
+	now     int64           // the clock reading that it was decided by
+	turn    int64           // the clock reading from which the call may run
+	changed <-chan struct{} // closed when turn may have changed; may be nil
+}
+
+// charger is where a charge was made, and where it can be undone.
+type charger interface {
+	core.Finisher
+
+	// abandon gives back what it can of a call that never had its turn.
+	abandon(t core.Token)
+
+	// retime is c with its turn as it is after the limiter was reconfigured or
+	// paused.
+	retime(c charge) charge
+}
+
+func (l *limiter) init(name string, o core.Observer) {
+	c := clock.New()
+	l.refusals.init(name, o, c)
+	l.since = c.Time(0)
+}
+
+// acquire takes n and waits for its turn as long as patience and ctx allow.
+func acquire[M meter](ctx context.Context, l *limiter, m M, n int, patience time.Duration) (charge, error) {
+	if r := l.misfit(n, m.most()); r != nil {
+		return charge{}, l.refuse(ctx, r, n)
+	}
+	if patience > 0 {
+		if err := ctx.Err(); err != nil {
+			return charge{}, l.refuse(ctx, l.ended(err), n)
+		}
+		patience = min(patience, core.TimeLeft(ctx))
+	}
+	if n == 0 {
+		return charge{by: free{}}, nil
+	}
+	c, ok := m.take(n, patience)
+	if !ok {
+		return charge{}, l.refuse(ctx, l.limited(c.turn), n)
+	}
+	if c.turn > c.now {
+		var err error
+		if c, err = l.await(ctx, c); err != nil {
+			c.by.abandon(c.token)
+			l.counts.Add(countAbandoned, 1)
+			return charge{}, l.refuse(ctx, l.ended(err), n)
+		}
+	}
+	return c, nil
+}
+
+// await waits until a charge has its turn, which wins over the end of ctx.
+func (l *limiter) await(ctx context.Context, c charge) (charge, error) {
+	t := time.NewTimer(time.Duration(c.turn - l.clock.Now()))
+	defer t.Stop()
+	for {
+		var ended error
+		select {
+		case <-t.C:
+		case <-c.changed:
+		case <-ctx.Done():
+			ended = ctx.Err()
+		}
+		c = c.by.retime(c)
+		left := c.turn - l.clock.Now()
+		switch {
+		case left <= 0:
+			return c, nil
+		case ended != nil:
+			return c, ended
+		}
+		t.Reset(time.Duration(left))
+	}
+}
+
+// takeAtOnce is what a meter says to n now. Its refusal is counted and told.
+func takeAtOnce[M meter](l *limiter, m M, n int) (c charge, ok bool) {
+	if r := l.misfit(n, m.most()); r != nil {
+		l.refused(context.Background(), r.Reason, n)
+		return c, false
+	}
+	if n == 0 {
+		return c, true
+	}
+	if c, ok = m.take(n, 0); !ok {
+		l.refused(context.Background(), core.RateLimited, n)
+	}
+	return c, ok
+}
+
+// permit is acquire for a core.Guard.
+func permit[M meter](ctx context.Context, l *limiter, m M, n int, patience time.Duration) (core.Permit, error) {
+	c, err := acquire(ctx, l, m, n, patience)
+	if err != nil {
+		return core.Permit{}, err
+	}
+	return core.NewPermit(c.by, c.token, core.WantsNothing), nil
+}
+
+// reserve takes n if its turn comes within maxWait.
+func reserve[M meter](l *limiter, m M, n int, maxWait time.Duration) (Reservation, error) {
+	if r := l.misfit(n, m.most()); r != nil {
+		return Reservation{}, l.refuse(context.Background(), r, n)
+	}
+	if n == 0 {
+		return Reservation{}, nil
+	}
+	c, ok := m.take(n, max(0, maxWait))
+	if !ok {
+		return Reservation{}, l.refuse(context.Background(), l.limited(c.turn), n)
+	}
+	return Reservation{c, l}, nil
+}
+
+// Reservation is a place in the future of a limiter: what it took is taken, and
+// may be used after Delay. It is used by one goroutine at a time. The zero
+// Reservation has no delay, and nothing to cancel.
+type Reservation struct {
+	charge  charge
+	limiter *limiter
+}
+
+// Delay is how long to wait until the call may run, 0 if it may now. Ask anew
+// after the limiter was paused or reconfigured.
+func (r *Reservation) Delay() time.Duration {
+	if r.limiter == nil {
+		return 0
+	}
+	r.charge = r.charge.by.retime(r.charge)
+	return time.Duration(max(0, r.charge.turn-r.limiter.clock.Now()))
+}
+
+// Cancel says that the call will not run: what can be given back without
+// breaking the limit is given back, and nobody else's turn changes. Once the
+// turn has come, and a second time, it does nothing.
+func (r *Reservation) Cancel() {
+	if r.limiter == nil {
+		return
+	}
+	c := r.charge
+	due := r.limiter.clock.Now()
+	*r = Reservation{}
+	if c = c.by.retime(c); due <= c.turn {
+		c.by.CancelPermit(c.token)
+	}
+}
+
+// refusal is the *core.Rejection that a call of cost 1 would get now.
+func (l *limiter) refusalOf(d Decision) *core.Rejection {
+	if d.OK {
+		return nil
+	}
+	return l.limited(satAdd(l.clock.Now(), int64(d.RetryAfter)))
+}
+
+func (l *limiter) refuse(ctx context.Context, r *core.Rejection, n int) error {
+	l.refused(ctx, r.Reason, n)
+	return r
+}
+
+func (l *limiter) refused(ctx context.Context, why core.Reason, n int) {
+	l.counts.Add(countRefused, 1)
+	l.tell(ctx, why, n)
+}
+
+// changed tells of a pause or of new settings.
+func (l *limiter) tellChange(kind core.Kind, d time.Duration) {
+	core.Emit(context.Background(), l.observer, core.Event{Kind: kind, Component: l.name, Duration: d})
+}
+
+// settle books what a call of n cost in the end: more is charged, less is given
+// back.
+func settle(r core.Result, n int, giveBack, charge func(int)) {
+	switch {
+	case r.Cost == 0:
+	case r.Cost < n:
+		giveBack(n - max(r.Cost, 0))
+	case r.Cost > n:
+		charge(r.Cost - n)
+	}
+}
+
+// free is the charger of a call that cost nothing.
+type free struct{}
+
+func (free) FinishPermit(context.Context, core.Token, core.Result) {}
+func (free) CancelPermit(core.Token)                               {}
+func (free) abandon(core.Token)                                    {}
+func (free) retime(c charge) charge                                { return c }
