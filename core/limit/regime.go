@@ -77,14 +77,23 @@ func (b *bucket) allow(n int) bool {
 	// From here it is take without patience, and without what nobody needs who
 	// does not wait.
 	now := b.clock.Now()
-	word := r.word.Load()
 	at := r.units(now)
-	after := at + r.debt(word&^low, at) + cost
-	if after-at <= r.full && now >= r.paused && word&moved == 0 && r.word.CompareAndSwap(word, after|(word+1)&calls) {
-		if (word+1)&calls == 0 {
-			b.counts.Add(countAdmitted, calls+1)
+	for fresh := now >= r.paused; fresh; fresh = false {
+		word := r.word.Load()
+		if word&moved != 0 {
+			break
 		}
-		return true
+		debt := r.debt(word&^low, at) + cost
+		if debt > r.full {
+			b.refused(context.Background(), core.RateLimited, n)
+			return false
+		}
+		if next := at + debt | (word+1)&calls; r.word.CompareAndSwap(word, next) {
+			if next&calls == 0 {
+				b.counts.Add(countAdmitted, calls+1)
+			}
+			return true
+		}
 	}
 	_, ok := b.take(n, 0)
 	if !ok {
