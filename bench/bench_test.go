@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -23,36 +25,42 @@ func TestMedian(t *testing.T) {
 }
 
 func TestRatioIsBelowOneWhereOursIsBetter(t *testing.T) {
-	require.Equal(t, 0.5, ratio(50, 100, false), "half the time")
-	require.Equal(t, 2.0, ratio(100, 50, false))
-	require.Equal(t, 0.5, ratio(100, 50, true), "twice the queries")
-	require.Equal(t, 2.0, ratio(50, 100, true))
+	require.Equal(t, 0.5, ratio(50, 100, less), "half the time")
+	require.Equal(t, 2.0, ratio(100, 50, less))
+	require.Equal(t, 0.5, ratio(100, 50, more), "twice the queries")
+	require.Equal(t, 2.0, ratio(50, 100, more))
+	require.InDelta(t, 0.1, ratio(1.01, 1.1, exact), 1e-9, "a tenth as far off")
+	require.InDelta(t, 2, ratio(0.5, 1.25, exact), 1e-9, "too little is off, too")
+	require.Equal(t, 1.0, ratio(1, 0.996, exact), "near enough is near enough")
 }
 
 // Three rounds, of which one was disturbed for both: the ratio of the medians
 // would be 100/400, that of the pairs is 1/2.
 func TestRatioIsOfPairs(t *testing.T) {
 	var p pairs
-	p.add(sample{100, 0}, sample{200, 1})
-	p.add(sample{1000, 0}, sample{400, 2})
-	p.add(sample{50, 0.001}, sample{500, 2})
-	r := p.result(false)
+	p.add(sample{value: 100}, sample{value: 200, allocs: 1})
+	p.add(sample{value: 1000}, sample{value: 400, allocs: 2})
+	p.add(sample{value: 50, allocs: 0.001}, sample{value: 500, allocs: 2})
+	r := p.result(less)
 	require.Equal(t, 100.0, r.Ours)
 	require.Equal(t, 400.0, r.Theirs)
 	require.Equal(t, 0.5, r.Ratio)
 	require.Zero(t, r.OursAllocs)
 	require.Equal(t, 2.0, r.TheirsAllocs)
-	require.Equal(t, 2.0, p.result(true).Ratio)
+	require.Equal(t, 2.0, p.result(more).Ratio)
 }
 
 func TestBestPeer(t *testing.T) {
-	rows := func(more bool) []result {
+	rows := func(a aim) []result {
 		return []result{
-			{Row: "a", Peer: "x", Theirs: 3, more: more},
-			{Row: "a", Peer: "y", Theirs: 1, more: more},
-			{Row: "a", Peer: "z", Theirs: 2, more: more},
-			{Row: "a", Procs: 2, Peer: "x", Theirs: 7, more: more},
-			{Row: "b", Peer: "x", Theirs: 5, more: more},
+			{Row: "a", Peer: "x", Theirs: 3, aim: a},
+			{Row: "a", Peer: "y", Theirs: 1, aim: a},
+			{Row: "a", Peer: "z", Theirs: 2, aim: a},
+			{Row: "a", Peer: "w", Theirs: 0.5, aim: a, aside: true},
+			{Row: "a", Procs: 2, Peer: "x", Theirs: 7, aim: a},
+			{Row: "b", Peer: "x", Theirs: 5, aim: a},
+			{Row: "c", Peer: "w", Theirs: 1, aim: a, aside: true},
+			{Row: "c", Peer: "x", Theirs: 5, aim: a},
 		}
 	}
 	peers := func(results []result) (names string) {
@@ -61,14 +69,15 @@ func TestBestPeer(t *testing.T) {
 		}
 		return names
 	}
-	require.Equal(t, "yxx", peers(rows(false)))
-	require.Equal(t, "xxx", peers(rows(true)))
+	require.Equal(t, "yxxx", peers(rows(less)))
+	require.Equal(t, "xxxx", peers(rows(more)))
+	require.Equal(t, "yxxx", peers(rows(exact)))
 }
 
 // fake is a contender whose calls take a fixed time, and do what they should if
 // honest.
 func fake(name string, took time.Duration, honest bool, log *[]string) contender {
-	return contender{name: name, start: func(context.Context, int) (measure, func(), error) {
+	return contender{name: name, start: func(context.Context, plan) (measure, func(), error) {
 		loop := func(n int) int {
 			if honest {
 				return n
@@ -78,7 +87,7 @@ func fake(name string, took time.Duration, honest bool, log *[]string) contender
 		return func(d time.Duration) (sample, error) {
 			*log = append(*log, name)
 			_, _, err := timed(1, loop, 10)
-			return sample{value: float64(took)}, err
+			return sample{value: float64(took), also: []float64{float64(3 * took)}}, err
 		}, func() { *log = append(*log, "stop "+name) }, nil
 	}}
 }
@@ -87,11 +96,13 @@ func TestRunsAlternate(t *testing.T) {
 	var log []string
 	r := row{
 		name:  "r",
+		procs: []int{1},
 		ours:  fake("us", 10, true, &log),
-		peers: []contender{fake("a", 20, true, &log), fake("b", 5, true, &log)},
+		peers: []contender{fake("a", 20, true, &log)},
+		aside: []contender{fake("b", 5, true, &log)},
 		floor: fake("floor", 1, true, &log),
 	}
-	got, err := plan{rounds: 2}.measure(t.Context(), "limit", r, 1)
+	got, err := plan{rounds: 2}.measure(t.Context(), "limit", r)
 	require.NoError(t, err)
 	require.Equal(t, strings.Fields("us a b floor  us a us b floor  a us b us floor"), log[:14])
 	require.ElementsMatch(t, []string{"stop us", "stop a", "stop b", "stop floor"}, log[14:])
@@ -100,13 +111,40 @@ func TestRunsAlternate(t *testing.T) {
 	require.Equal(t, 2.0, got[1].Ratio)
 	require.Equal(t, 1.0, got[1].Floor)
 	require.Equal(t, "ns", got[0].Unit)
+	require.False(t, got[0].aside)
+	require.True(t, got[1].aside)
+}
+
+// What is not measured in turns is started anew for each measurement, and one
+// measurement may tell several figures.
+func TestRunsOnce(t *testing.T) {
+	var log []string
+	r := row{
+		name:  "r",
+		once:  true,
+		procs: []int{1, 2},
+		also:  []extra{{"thrice", "3 ns"}},
+		ours:  fake("us", 10, true, &log),
+		peers: []contender{fake("a", 20, true, &log), fake("b", 5, true, &log)},
+	}
+	got, err := plan{rounds: 7}.measure(t.Context(), "limit", r)
+	require.NoError(t, err)
+	require.Equal(t, strings.Repeat("us stop us a stop a b stop b ", 2), strings.Join(log, " ")+" ")
+	var told []string
+	for _, g := range got {
+		told = append(told, fmt.Sprint(g.Procs, " ", g.Row, " ", g.Ours, " ", g.Unit, " ", g.Peer, " ", g.Theirs))
+	}
+	require.Equal(t, []string{
+		"1 r 10 ns a 20", "1 r 10 ns b 5", "1 r, thrice 30 3 ns a 60", "1 r, thrice 30 3 ns b 15",
+		"2 r 10 ns a 20", "2 r 10 ns b 5", "2 r, thrice 30 3 ns a 60", "2 r, thrice 30 3 ns b 15",
+	}, told)
 }
 
 func TestWrongAnswersFail(t *testing.T) {
 	var log []string
 	r := row{ours: fake("us", 1, true, &log), peers: []contender{fake("liar", 1, false, &log)}}
-	_, err := plan{rounds: 1}.measure(t.Context(), "limit", r, 1)
-	require.EqualError(t, err, "liar: only 9 of 10 calls did what they should")
+	_, err := plan{rounds: 1}.measure(t.Context(), "limit", r)
+	require.EqualError(t, err, "procs 1: liar: only 9 of 10 calls did what they should")
 	require.Contains(t, log, "stop us")
 	require.Contains(t, log, "stop liar")
 }
@@ -114,7 +152,8 @@ func TestWrongAnswersFail(t *testing.T) {
 func TestBadArguments(t *testing.T) {
 	for want, args := range map[string][]string{
 		`unknown area "disk": there are limit, circuit, balance, pool, http, sql`: {"-area", "disk"},
-		`unexpected argument "limit"`: {"limit"},
+		`unexpected argument "limit"`:     {"limit"},
+		`no row has "nought" in its name`: {"-row", "nought"},
 	} {
 		require.EqualError(t, run(t.Context(), args, io.Discard, io.Discard), want)
 	}
@@ -128,30 +167,48 @@ func TestAreaWithoutRowsSaysSo(t *testing.T) {
 	require.Equal(t, "balance: no rows yet\n", log.String())
 }
 
+func TestOneRow(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"-row", "open, permit", "-quick", "-all"}, &out, io.Discard))
+	require.Contains(t, out.String(), "gobreaker TwoStep")
+	require.Contains(t, out.String(), "failsafe-go")
+	require.NotContains(t, out.String(), "closed")
+}
+
 // Every row, briefly: each contender's calls do what they should, and the JSON
 // has the keys that readers look for.
 func TestRows(t *testing.T) {
+	brief := plan{rounds: 1, slice: 200 * time.Microsecond, keys: 2_000, span: 20 * time.Millisecond}
 	for _, a := range areas {
 		var results []result
 		for _, r := range a.rows {
-			for _, procs := range procCounts() {
-				// real time: this measures
-				got, err := plan{rounds: 1, slice: 200 * time.Microsecond}.measure(t.Context(), a.name, r, procs)
-				require.NoError(t, err, "%s, %s", a.name, r.name)
-				require.Len(t, got, len(r.peers))
-				for _, g := range got {
-					require.Positive(t, g.Ours)
-					require.Positive(t, g.Theirs)
-					require.Positive(t, g.Ratio)
-				}
-				results = append(results, got...)
+			// real time: this measures
+			got, err := brief.measure(t.Context(), a.name, r)
+			require.NoError(t, err, "%s, %s", a.name, r.name)
+			procs := len(r.procs)
+			if procs == 0 {
+				procs = len(procCounts())
 			}
+			require.Len(t, got, procs*len(r.others())*(1+len(r.also)))
+			for _, g := range got {
+				require.Positive(t, g.Ours, "%s, %s, %s", a.name, g.Row, g.Peer)
+				require.Positive(t, g.Theirs, "%s, %s, %s", a.name, g.Row, g.Peer)
+				require.Positive(t, g.Ratio, "%s, %s, %s", a.name, g.Row, g.Peer)
+			}
+			results = append(results, got...)
 		}
 		if results == nil {
 			continue
 		}
-		var out bytes.Buffer
-		require.NoError(t, printTable(&out, results))
+		for _, everyPeer := range []bool{false, true} {
+			var out bytes.Buffer
+			require.NoError(t, printTable(&out, results, everyPeer))
+			if everyPeer {
+				for _, r := range results {
+					require.Contains(t, out.String(), r.Peer)
+				}
+			}
+		}
 		text, err := json.Marshal(results)
 		require.NoError(t, err)
 		var objects []map[string]any
@@ -164,5 +221,21 @@ func TestRows(t *testing.T) {
 			require.ElementsMatch(t, strings.Fields(
 				"area row procs unit ours ours_allocs peer peer_version theirs theirs_allocs floor ratio"), keys)
 		}
+	}
+}
+
+func TestQuantiles(t *testing.T) {
+	var h histogram
+	for x := range 100_000 {
+		h.add(uint64(x))
+	}
+	require.EqualValues(t, 99_999, h.worst)
+	for _, q := range []float64{0.0001, 0.01, 0.5, 0.9, 0.9999, 1} {
+		require.InDelta(t, q*100_000, h.quantile(q), 1+q*2_000)
+	}
+	for _, x := range []uint64{0, 1, 63, 64, 127, 128, 1 << 40, math.MaxUint64} {
+		var one histogram
+		one.add(x)
+		require.Equal(t, x, one.quantile(1))
 	}
 }

@@ -20,9 +20,11 @@ type result struct {
 	Floor        float64 `json:"floor"` // 0: unknown
 	Ratio        float64 `json:"ratio"` // below 1: ours is better
 
+	oursName  string
 	floorName string
 	module    string
-	more      bool
+	aim       aim
+	aside     bool
 }
 
 // pairs are the rounds of ours against one peer.
@@ -33,12 +35,22 @@ func (p *pairs) add(ours, theirs sample) {
 	p.theirs = append(p.theirs, theirs)
 }
 
-// result is the medians, and the median of the ratios within the pairs. more
-// says that more is better.
-func (p *pairs) result(more bool) (r result) {
+// also are the same rounds by another of the samples' figures.
+func (p *pairs) also(i int) pairs {
+	of := func(samples []sample) (other []sample) {
+		for _, s := range samples {
+			other = append(other, sample{value: s.also[i], allocs: s.allocs})
+		}
+		return other
+	}
+	return pairs{of(p.ours), of(p.theirs)}
+}
+
+// result is the medians, and the median of the ratios within the pairs.
+func (p *pairs) result(a aim) (r result) {
 	ratios := make([]float64, len(p.ours))
 	for i := range ratios {
-		ratios[i] = ratio(p.ours[i].value, p.theirs[i].value, more)
+		ratios[i] = ratio(p.ours[i].value, p.theirs[i].value, a)
 	}
 	value := func(s sample) float64 { return s.value }
 	allocs := func(s sample) float64 { return s.allocs }
@@ -46,16 +58,55 @@ func (p *pairs) result(more bool) (r result) {
 		Ours: median(each(p.ours, value)), OursAllocs: hundredths(median(each(p.ours, allocs))),
 		Theirs: median(each(p.theirs, value)), TheirsAllocs: hundredths(median(each(p.theirs, allocs))),
 		Ratio: median(ratios),
+		aim:   a,
 	}
 }
 
-// ratio is below 1 where ours is better.
-func ratio(ours, theirs float64, more bool) float64 {
-	if more {
-		return theirs / ours
+// results are those of all pairs of a row, for each of its figures.
+func (r row) results(area string, procs int, paired []pairs, floor []float64) (results []result) {
+	fill := func(i int, got result, name, unit string) result {
+		c := r.others()[i]
+		got.Area, got.Row, got.Procs, got.Unit = area, name, procs, unit
+		got.Peer, got.PeerVersion, got.module = c.name, version(c.module), c.module
+		got.oursName, got.aside = r.ours.name, i >= len(r.peers)
+		return got
 	}
-	return ours / theirs
+	unit := r.unit
+	if unit == "" {
+		unit = "ns"
+	}
+	for i := range paired {
+		got := fill(i, paired[i].result(r.aim), r.name, unit)
+		got.Floor, got.floorName = median(floor), r.floor.name
+		results = append(results, got)
+	}
+	for j, also := range r.also {
+		for i := range paired {
+			p := paired[i].also(j)
+			results = append(results, fill(i, p.result(less), r.name+", "+also.name, also.unit))
+		}
+	}
+	return results
 }
+
+// ratio is below 1 where ours is better.
+func ratio(ours, theirs float64, a aim) float64 {
+	switch a {
+	case more:
+		return theirs / ours
+	case exact:
+		return off(ours) / off(theirs)
+	default:
+		return ours / theirs
+	}
+}
+
+// off is how far a share is from 1. Half a percent is near enough: two that are
+// as near are equally good.
+func off(share float64) float64 { return max(math.Abs(share-1), 0.005) }
+
+// better reports whether x is the better figure.
+func (a aim) better(x, y float64) bool { return ratio(x, y, a) < 1 }
 
 // median is the middle value, or the mean of the two; 0 if there is none.
 func median(values []float64) float64 {

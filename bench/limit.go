@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -12,10 +13,8 @@ import (
 	"github.com/surgewall/surgewall/core/limit"
 )
 
-const (
-	xtime    = "golang.org/x/time"
-	uber     = "go.uber.org/ratelimit"
-	failsafe = "github.com/failsafe-go/failsafe-go"
+var limitRows = slices.Concat(
+	bucketRows, keyedRows, memoryRows, idleRows, accuracyRows, middlewareRows,
 )
 
 // Calls are admitted by limiters of 10^9 a second, which no caller reaches, and
@@ -25,77 +24,33 @@ const plenty = 1_000_000_000
 
 const day = 24 * time.Hour
 
-var limitRows = []row{
+var bucketRows = []row{
 	{
 		name: "admitted",
-		ours: contender{name: "TokenBucket.Allow", start: lone(func() func(int) int {
-			return allowed(bucket(limit.PerSecond(plenty), plenty))
+		ours: contender{name: "TokenBucket.AllowN", start: lone(func() func(int) int {
+			return allowed(bucket(limit.PerSecond(plenty), plenty), 1)
 		})},
-		peers: []contender{
-			{"x/time/rate", xtime, lone(func() func(int) int {
-				l := rate.NewLimiter(plenty, plenty)
-				return func(n int) (good int) {
-					for range n {
-						if l.Allow() {
-							good++
-						}
-					}
-					return good
-				}
-			})},
-			{"failsafe-go smooth", failsafe, lone(func() func(int) int {
-				return permitted(ratelimiter.NewSmoothBuilder[any](plenty, time.Second).Build())
-			})},
-			{"failsafe-go bursty", failsafe, lone(func() func(int) int {
-				return permitted(ratelimiter.NewBurstyBuilder[any](plenty, time.Second).Build())
-			})},
-		},
+		peers: admitting(1),
+		floor: clockAndSwap,
+	},
+	{
+		name: "admitted, five at once",
+		ours: contender{name: "TokenBucket.AllowN", start: lone(func() func(int) int {
+			return allowed(bucket(limit.PerSecond(plenty), plenty), 5)
+		})},
+		// go-limiter takes one at a time, and a smooth limiter has no burst.
+		peers: without(admitting(5), "go-limiter", "failsafe-go smooth"),
 		floor: clockAndSwap,
 	},
 	{
 		name: "refused",
-		ours: contender{name: "TokenBucket.Allow", start: lone(func() func(int) int {
+		ours: contender{name: "TokenBucket.AllowN", start: lone(func() func(int) int {
 			b := bucket(limit.PerDay(1), 1)
 			b.Allow()
-			return func(n int) int { return n - allowed(b)(n) }
+			return not(allowed(b, 1))
 		})},
-		peers: []contender{
-			{"x/time/rate", xtime, lone(func() func(int) int {
-				l := rate.NewLimiter(rate.Every(day), 1)
-				l.Allow()
-				return func(n int) (good int) {
-					for range n {
-						if !l.Allow() {
-							good++
-						}
-					}
-					return good
-				}
-			})},
-			{"failsafe-go smooth", failsafe, lone(func() func(int) int {
-				l := ratelimiter.NewSmoothBuilder[any](1, day).Build()
-				l.TryAcquirePermit()
-				return func(n int) int { return n - permitted(l)(n) }
-			})},
-			{"failsafe-go bursty", failsafe, lone(func() func(int) int {
-				l := ratelimiter.NewBurstyBuilder[any](1, day).Build()
-				l.TryAcquirePermit()
-				return func(n int) int { return n - permitted(l)(n) }
-			})},
-		},
-		floor: contender{name: "clock+load", start: lone(func() func(int) int {
-			var word atomic.Int64
-			word.Store(int64(day))
-			epoch := time.Now()
-			return func(n int) (good int) {
-				for range n {
-					if word.Load() > int64(time.Since(epoch)) {
-						good++
-					}
-				}
-				return good
-			}
-		})},
+		peers: refusing,
+		floor: clockAndRead,
 	},
 	{
 		name: "wait",
@@ -135,17 +90,11 @@ var limitRows = []row{
 					return good
 				}
 			})},
+			{"failsafe-go smooth", failsafe, lone(func() func(int) int {
+				return waited(ratelimiter.NewSmoothBuilder[any](plenty, time.Second).Build())
+			})},
 			{"failsafe-go bursty", failsafe, lone(func() func(int) int {
-				l := ratelimiter.NewBurstyBuilder[any](plenty, time.Second).Build()
-				ctx := context.Background()
-				return func(n int) (good int) {
-					for range n {
-						if l.AcquirePermit(ctx) == nil {
-							good++
-						}
-					}
-					return good
-				}
+				return waited(ratelimiter.NewBurstyBuilder[any](plenty, time.Second).Build())
 			})},
 		},
 		floor: clockAndSwap,
@@ -159,43 +108,59 @@ var clockAndSwap = contender{name: "clock+CAS", start: lone(func() func(int) int
 	epoch := time.Now()
 	return func(n int) (good int) {
 		for range n {
-			old, now := word.Load(), int64(time.Since(epoch))
-			for !word.CompareAndSwap(old, max(old, now)+1) {
-				old = word.Load()
-			}
+			swap(&word, epoch)
 			good++
 		}
 		return good
 	}
 })}
 
+func swap(word *atomic.Int64, epoch time.Time) {
+	old, now := word.Load(), int64(time.Since(epoch))
+	for !word.CompareAndSwap(old, max(old, now)+1) {
+		old = word.Load()
+	}
+}
+
+// clockAndRead is what a refusal cannot do without.
+var clockAndRead = contender{name: "clock+load", start: lone(func() func(int) int {
+	var word atomic.Int64
+	word.Store(int64(day))
+	epoch := time.Now()
+	return func(n int) (good int) {
+		for range n {
+			if word.Load() > int64(time.Since(epoch)) {
+				good++
+			}
+		}
+		return good
+	}
+})}
+
 func bucket(r limit.Rate, burst int) *limit.TokenBucket {
-	b, err := limit.NewTokenBucket(limit.TokenBucketConfig{Rate: r, Burst: burst})
+	return must(limit.NewTokenBucket(limit.TokenBucketConfig{Rate: r, Burst: burst}))
+}
+
+// allowed counts the calls for k tokens that are admitted.
+func allowed(b *limit.TokenBucket, k int) func(int) int {
+	return func(n int) (admitted int) {
+		for range n {
+			if b.AllowN(k) {
+				admitted++
+			}
+		}
+		return admitted
+	}
+}
+
+// not counts the calls that loop does not.
+func not(loop func(int) int) func(int) int {
+	return func(n int) int { return n - loop(n) }
+}
+
+func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}
-	return b
-}
-
-// allowed counts the calls that are admitted.
-func allowed(b *limit.TokenBucket) func(int) int {
-	return func(n int) (admitted int) {
-		for range n {
-			if b.Allow() {
-				admitted++
-			}
-		}
-		return admitted
-	}
-}
-
-func permitted(l ratelimiter.RateLimiter[any]) func(int) int {
-	return func(n int) (admitted int) {
-		for range n {
-			if l.TryAcquirePermit() {
-				admitted++
-			}
-		}
-		return admitted
-	}
+	return v
 }

@@ -10,25 +10,32 @@ import (
 	"text/tabwriter"
 )
 
-// printTable prints a line for each row, against the best of its peers, and the
-// versions of all of them.
-func printTable(out io.Writer, results []result) error {
+// printTable prints a line for each row, against the best of its peers, or one
+// for each of them, and the versions of all.
+func printTable(out io.Writer, results []result, everyPeer bool) error {
 	if len(results) == 0 {
 		_, err := fmt.Fprintln(out, "nothing to show")
 		return err
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "area\trow\tprocs\tunit\tours\tbest peer\ttheirs\tratio\tallocs ours/theirs\tfloor\t")
-	for _, r := range best(results) {
+	shown, peer := best(results), "best peer"
+	if everyPeer {
+		shown, peer = results, "peer"
+	}
+	fmt.Fprintf(t, "area\trow\tprocs\tunit\tours\t%s\ttheirs\tratio\tallocs ours/theirs\tfloor\t\n", peer)
+	for _, r := range shown {
 		floor := "unknown"
 		if r.floorName != "" {
 			floor = figure(r.Floor) + " " + r.floorName
 		}
 		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%.2f\t%s/%s\t%s\t\n",
-			r.Area, r.Row, r.Procs, r.Unit, figure(r.Ours), r.Peer, figure(r.Theirs), r.Ratio,
+			r.Area, r.Row, r.Procs, r.Unit, r.figure(r.Ours), r.Peer, r.figure(r.Theirs), r.Ratio,
 			allocs(r.OursAllocs), allocs(r.TheirsAllocs), floor)
 	}
 	if err := t.Flush(); err != nil {
+		return err
+	}
+	if err := printShares(out, results); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "\nratio below 1: ours is better. %s, %s/%s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH)
@@ -42,13 +49,30 @@ func printTable(out io.Writer, results []result) error {
 	return nil
 }
 
-// best keeps the best peer of each row.
+// printShares prints a table of all rows whose figure is a share of what should
+// be: a row may have one peer that is exact, and others which are far off.
+func printShares(out io.Writer, results []result) error {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for i, r := range results {
+		if r.aim != exact {
+			continue
+		}
+		if i == 0 || results[i-1].Row != r.Row || results[i-1].Procs != r.Procs {
+			fmt.Fprintf(t, "\n%s\tprocs %d\t%s\t\n\t%s\t%s\t\n", r.Row, r.Procs, r.Unit, r.oursName, r.figure(r.Ours))
+		}
+		fmt.Fprintf(t, "\t%s\t%s\t\n", r.Peer, r.figure(r.Theirs))
+	}
+	return t.Flush()
+}
+
+// best keeps the best peer of each row. What is aside is not among them, unless
+// there is no other.
 func best(results []result) (kept []result) {
 	for _, r := range results {
 		if n := len(kept); n > 0 {
 			last := &kept[n-1]
 			if last.Area == r.Area && last.Row == r.Row && last.Procs == r.Procs {
-				if r.more == (r.Theirs > last.Theirs) {
+				if !r.aside && (last.aside || r.aim.better(r.Theirs, last.Theirs)) {
 					*last = r
 				}
 				continue
@@ -57,6 +81,15 @@ func best(results []result) (kept []result) {
 		kept = append(kept, r)
 	}
 	return kept
+}
+
+// figure is x to three digits, or all of those before the point; a share has
+// three behind it.
+func (r result) figure(x float64) string {
+	if r.aim == exact {
+		return strconv.FormatFloat(x, 'f', 3, 64)
+	}
+	return figure(x)
 }
 
 // figure is x to three digits, or all of those before the point.
@@ -73,8 +106,11 @@ func figure(x float64) string {
 
 func allocs(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
 
-// version is that of a module in this binary.
+// version is that of a module in this binary, "this" without one.
 func version(module string) string {
+	if module == "" {
+		return "this"
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
