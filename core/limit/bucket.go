@@ -198,7 +198,7 @@ func (b *TokenBucket) Refusal() *core.Rejection {
 	if b == nil {
 		return nil
 	}
-	return b.bucket.refusalOf(b.Peek(1))
+	return b.bucket.refusal()
 }
 
 // Stats reads the counters. Those of a nil *TokenBucket are zero.
@@ -228,4 +228,11 @@ func (b *TokenBucket) Inspect() core.Report {
 		{Name: "Burst", Value: r.burst},
 		{Name: "MaxWait", Value: r.maxWait},
 	})
+}
+
+func (b *TokenBucket) parts() []part {
+	if b == nil {
+		return nil
+	}
+	return []part{bucketPart{&b.bucket, b}}
 }

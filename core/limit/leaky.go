@@ -189,7 +189,7 @@ func (b *LeakyBucket) Refusal() *core.Rejection {
 	if b == nil {
 		return nil
 	}
-	return b.bucket.refusalOf(b.Peek(1))
+	return b.bucket.refusal()
 }
 
 // Stats reads the counters. Those of a nil *LeakyBucket are zero.
@@ -219,4 +219,11 @@ func (b *LeakyBucket) Inspect() core.Report {
 		{Name: "Capacity", Value: r.burst},
 		{Name: "MaxWait", Value: r.maxWait},
 	})
+}
+
+func (b *LeakyBucket) parts() []part {
+	if b == nil {
+		return nil
+	}
+	return []part{bucketPart{&b.bucket, b}}
 }

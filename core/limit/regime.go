@@ -179,6 +179,33 @@ func (b *bucket) peek(n int) Decision {
 	return r.decide(word&^low, now, n)
 }
 
+// when is for part.
+func (b *bucket) when(n int) (turn, now int64) {
+	r, word, now := b.now()
+	start := max(now, r.paused)
+	_, wait, _ := r.admit(word&^low, r.units(start), r.cost(n), 0, false)
+	if wait == 0 {
+		return start, now
+	}
+	return r.instant(start, wait), now
+}
+
+// refusal is the *core.Rejection that a call of cost 1 would get now, or nil.
+func (b *bucket) refusal() *core.Rejection {
+	if turn, now := b.when(1); turn > now {
+		return b.limited(turn)
+	}
+	return nil
+}
+
+// bucketPart is a bucket as a part of a Combined.
+type bucketPart struct {
+	*bucket
+	core.Component
+}
+
+func (b bucketPart) base() *limiter { return &b.limiter }
+
 func (r *regime) decide(tat uint64, now int64, n int) Decision {
 	d := r.gcra.peek(tat, now, max(now, r.paused), n)
 	d.Policy = r.of.name

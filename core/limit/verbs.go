@@ -45,6 +45,7 @@ type charge struct {
 	now     int64           // the clock reading that it was decided by
 	turn    int64           // the clock reading from which the call may run
 	changed <-chan struct{} // closed when turn may have changed; may be nil
+	who     *limiter        // of a no: whose it is, on whose clock turn is; nil: the limiter asked
 }
 
 // charger is where a charge was made, and where it can be undone.
@@ -81,7 +82,7 @@ func acquire[M meter](ctx context.Context, l *limiter, m M, n int, patience time
 	}
 	c, ok := m.take(n, patience)
 	if !ok {
-		return charge{}, l.refuse(ctx, l.limited(c.turn), n)
+		return charge{}, l.refuseUntil(ctx, c, n)
 	}
 	if c.turn > c.now {
 		var err error
@@ -129,6 +130,9 @@ func takeAtOnce[M meter](l *limiter, m M, n int) (c charge, ok bool) {
 	}
 	if c, ok = m.take(n, 0); !ok {
 		l.refused(context.Background(), core.RateLimited, n)
+		if c.who != nil {
+			c.who.refused(context.Background(), core.RateLimited, n)
+		}
 	}
 	return c, ok
 }
@@ -152,7 +156,7 @@ func reserve[M meter](l *limiter, m M, n int, maxWait time.Duration) (Reservatio
 	}
 	c, ok := m.take(n, max(0, maxWait))
 	if !ok {
-		return Reservation{}, l.refuse(context.Background(), l.limited(c.turn), n)
+		return Reservation{}, l.refuseUntil(context.Background(), c, n)
 	}
 	return Reservation{c, l}, nil
 }
@@ -190,12 +194,13 @@ func (r *Reservation) Cancel() {
 	}
 }
 
-// refusal is the *core.Rejection that a call of cost 1 would get now.
-func (l *limiter) refusalOf(d Decision) *core.Rejection {
-	if d.OK {
-		return nil
+// refuseUntil is the refusal of a call that a meter said no to.
+func (l *limiter) refuseUntil(ctx context.Context, no charge, n int) error {
+	if no.who != nil {
+		l.refused(ctx, core.RateLimited, n)
+		l = no.who
 	}
-	return l.limited(satAdd(l.clock.Now(), int64(d.RetryAfter)))
+	return l.refuse(ctx, l.limited(no.turn), n)
 }
 
 func (l *limiter) refuse(ctx context.Context, r *core.Rejection, n int) error {
@@ -208,7 +213,7 @@ func (l *limiter) refused(ctx context.Context, why core.Reason, n int) {
 	l.tell(ctx, why, n)
 }
 
-// changed tells of a pause or of new settings.
+// tellChange tells of a pause or of new settings.
 func (l *limiter) tellChange(kind core.Kind, d time.Duration) {
 	core.Emit(context.Background(), l.observer, core.Event{Kind: kind, Component: l.name, Duration: d})
 }
