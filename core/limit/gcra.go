@@ -21,10 +21,11 @@ import (
 // What is left is a tick, of 1 ns, or of less where tokens come faster than one
 // in 4096 ns; it is more where eight full bursts would not fit otherwise: 100
 // per day with a burst of a million still fits. Debts have a bound, and what
-// looks like more is a TAT long past, on which the clock has gained a lap: that
-// takes 52 days idle at ten million tokens a second, and two years at less than
-// 200,000. In the hour or so before the lap is full a bucket can then refuse what
-// it should not; the reverse is not possible.
+// looks like more than that and a day (at the fastest rates 19 hours) is a TAT
+// long past, on which the clock has gained a lap: that takes 52 days idle at ten
+// million tokens a second, and two years at less than 200,000. In the day before
+// the lap is full a bucket can then refuse what it should not. The reverse would
+// take a clock that runs backwards by as much, and a monotonic one does not.
 //
 // The interval is rounded up to ticks. So a limiter is never faster than its
 // rate, and slower by at most 1/16 ns a token: 0.06 % at 10 million a second,
@@ -38,6 +39,7 @@ type gcra struct {
 	one   uint64 // the cost of 1 token: the interval
 	full  uint64 // the cost of a full burst: the most debt that Allow makes
 	bound uint64 // the most debt that there can be
+	ahead uint64 // what is as far ahead of a reading of the clock, is past
 
 	up, down uint8 // a unit is 2^(down-up) ns; one of them is 0
 }
@@ -51,6 +53,7 @@ const (
 	spanBits = 57        // of the greatest bound, in units
 	maxBurst = 1<<30 - 1 // a cost fits in 30 bits of a core.Token
 	longest  = time.Hour // that a call can wait, if neither MaxWait nor the burst is more
+	day      = 24 * time.Hour
 	forever  = time.Duration(math.MaxInt64)
 )
 
@@ -87,6 +90,7 @@ func newGCRA(r Rate, burst int, maxWait time.Duration) gcra {
 	g.full = g.one * uint64(burst)
 	g.bound = 1<<spanBits - 1
 	g.bound = min(g.bound, max(8*g.full, g.full+g.patience(max(maxWait, longest)))) &^ low
+	g.ahead = min(1<<(spanBits+1), g.bound+max(g.bound, uint64(day)<<g.up>>g.down))
 	return g
 }
 
@@ -173,7 +177,7 @@ func (g *gcra) turn(after, now uint64, n int, shaped bool) uint64 {
 // debt is what the bucket lacks at now to be full. A TAT that is not ahead is
 // past, and so is one that is too far ahead to be: the difference wraps.
 func (g *gcra) debt(tat, now uint64) uint64 {
-	if d := tat - now; d < 2*g.bound {
+	if d := tat - now; d < g.ahead {
 		return d
 	}
 	return 0
