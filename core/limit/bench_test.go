@@ -125,3 +125,8 @@ func BenchmarkKeyed(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkWait(b *testing.B) {
+	l := must(NewTokenBucket(TokenBucketConfig{Rate: PerSecond(1e9), Burst: 1e9}))
+	bench(b, func() bool { return l.Wait(context.Background(), 1) == nil }, true)
+}

@@ -127,6 +127,11 @@ func (b *TokenBucket) Wait(ctx context.Context, n int) error {
 	if b == nil {
 		return waitForNothing(ctx, n)
 	}
+	if ctx.Err() == nil {
+		if ok, _ := b.bucket.quick(n); ok {
+			return nil // nobody waits, or there would be nothing left
+		}
+	}
 	_, err := acquire(ctx, &b.bucket.limiter, &b.bucket, n, forever)
 	return err
 }

@@ -65,41 +65,46 @@ func (b *bucket) regime(cfg TokenBucketConfig, paused int64) *regime {
 
 // allow takes n if they are there.
 func (b *bucket) allow(n int) bool {
+	ok, sure := b.quick(n)
+	if !sure {
+		_, ok = takeAtOnce(&b.limiter, b, n)
+	} else if !ok {
+		b.refused(context.Background(), core.RateLimited, n)
+	}
+	return ok
+}
+
+// quick is take without patience, and without what nobody needs who does not
+// wait. Where it is not sure, take knows.
+func (b *bucket) quick(n int) (ok, sure bool) {
 	r := b.in.Load()
 	cost := r.one
 	if n != 1 {
 		if uint(n-1) >= uint(r.burst) {
-			_, ok := takeAtOnce(&b.limiter, b, n)
-			return ok
+			return false, false
 		}
 		cost = r.cost(n)
 	}
-	// From here it is take without patience, and without what nobody needs who
-	// does not wait.
 	now := b.clock.Now()
 	at := r.units(now)
-	for fresh := now >= r.paused; fresh; fresh = false {
-		word := r.word.Load()
-		if word&moved != 0 {
-			break
-		}
+	word := r.word.Load()
+	for stale := now < r.paused; !stale && word&moved == 0; {
 		debt := r.debt(word&^low, at) + cost
 		if debt > r.full {
-			b.refused(context.Background(), core.RateLimited, n)
-			return false
+			return false, true
 		}
 		if next := at + debt | (word+1)&calls; r.word.CompareAndSwap(word, next) {
 			if next&calls == 0 {
 				b.counts.Add(countAdmitted, calls+1)
 			}
-			return true
+			return true, true
 		}
+		// Others move it; they may have taken what was left, and they may know
+		// a later time than at.
+		word = r.word.Load()
+		stale = r.debt(word&^low, at)+cost > r.full
 	}
-	_, ok := b.take(n, 0)
-	if !ok {
-		b.refused(context.Background(), core.RateLimited, n)
-	}
-	return ok
+	return false, false
 }
 
 func (b *bucket) most() int { return b.in.Load().burst }
