@@ -6,15 +6,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/failsafe-go/failsafe-go/ratelimiter"
-	"go.uber.org/ratelimit"
-	"golang.org/x/time/rate"
-
+	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/limit"
 )
 
 var limitRows = slices.Concat(
-	bucketRows, keyedRows, memoryRows, idleRows, accuracyRows, middlewareRows,
+	bucketRows, leakyRows, keyedRows, memoryRows, idleRows, accuracyRows, middlewareRows,
 )
 
 // Calls are admitted by limiters of 10^9 a second, which no caller reaches, and
@@ -31,6 +28,17 @@ var bucketRows = []row{
 			return allowed(bucket(limit.PerSecond(plenty), plenty), 1)
 		})},
 		peers: admitting(1),
+		aside: []contender{
+			{"TokenBucket.Take", "", lone(func() func(int) int {
+				return taken(bucket(limit.PerSecond(plenty), plenty))
+			})},
+			{"TokenBucket.Acquire", "", lone(func() func(int) int {
+				return passed(bucket(limit.PerSecond(plenty), plenty))
+			})},
+			{"All of two, AllowN", "", lone(func() func(int) int {
+				return combined(limit.All(bucket(limit.PerSecond(plenty), plenty), bucket(limit.PerHour(plenty), plenty)))
+			})},
+		},
 		floor: clockAndSwap,
 	},
 	{
@@ -45,58 +53,54 @@ var bucketRows = []row{
 	{
 		name: "refused",
 		ours: contender{name: "TokenBucket.AllowN", start: lone(func() func(int) int {
-			b := bucket(limit.PerDay(1), 1)
-			b.Allow()
-			return not(allowed(b, 1))
+			return spent(allowed(bucket(limit.PerDay(1), 1), 1))
 		})},
 		peers: refusing,
+		aside: []contender{
+			{"TokenBucket.Take", "", lone(func() func(int) int {
+				return spent(taken(bucket(limit.PerDay(1), 1)))
+			})},
+			{"TokenBucket.Acquire", "", lone(func() func(int) int {
+				return spent(passed(bucket(limit.PerDay(1), 1)))
+			})},
+		},
 		floor: clockAndRead,
 	},
 	{
 		name: "wait",
 		ours: contender{name: "TokenBucket.Wait", start: lone(func() func(int) int {
-			b := bucket(limit.PerSecond(plenty), plenty)
-			ctx := context.Background()
-			return func(n int) (good int) {
-				for range n {
-					if b.Wait(ctx, 1) == nil {
-						good++
-					}
-				}
-				return good
-			}
+			return awaited(bucket(limit.PerSecond(plenty), plenty))
 		})},
-		peers: []contender{
-			{"x/time/rate", xtime, lone(func() func(int) int {
-				l := rate.NewLimiter(plenty, plenty)
-				ctx := context.Background()
-				return func(n int) (good int) {
-					for range n {
-						if l.Wait(ctx) == nil {
-							good++
-						}
-					}
-					return good
-				}
-			})},
-			{"uber-go/ratelimit", uber, lone(func() func(int) int {
-				l := ratelimit.New(plenty)
-				return func(n int) (good int) {
-					for range n {
-						if !l.Take().IsZero() {
-							good++
-						}
-					}
-					return good
-				}
-			})},
-			{"failsafe-go smooth", failsafe, lone(func() func(int) int {
-				return waited(ratelimiter.NewSmoothBuilder[any](plenty, time.Second).Build())
-			})},
-			{"failsafe-go bursty", failsafe, lone(func() func(int) int {
-				return waited(ratelimiter.NewBurstyBuilder[any](plenty, time.Second).Build())
-			})},
-		},
+		peers: waiting,
+		floor: clockAndSwap,
+	},
+}
+
+// A leaky bucket as a meter is a token bucket seen from below, so all peers do
+// its work. As a shaper it has those that let calls through evenly.
+var leakyRows = []row{
+	{
+		name: "leaky bucket, admitted",
+		ours: contender{name: "LeakyBucket.AllowN", start: lone(func() func(int) int {
+			return poured(leaky(limit.PerSecond(plenty), plenty))
+		})},
+		peers: only(admitting(1), "x/time/rate", "failsafe-go smooth", "throttled"),
+		floor: clockAndSwap,
+	},
+	{
+		name: "leaky bucket, refused",
+		ours: contender{name: "LeakyBucket.AllowN", start: lone(func() func(int) int {
+			return spent(poured(leaky(limit.PerDay(1), 1)))
+		})},
+		peers: only(refusing, "x/time/rate", "failsafe-go smooth", "throttled"),
+		floor: clockAndRead,
+	},
+	{
+		name: "leaky bucket, wait",
+		ours: contender{name: "LeakyBucket.Wait", start: lone(func() func(int) int {
+			return awaited(leaky(limit.PerSecond(plenty), plenty))
+		})},
+		peers: only(waiting, "uber-go/ratelimit", "failsafe-go smooth"),
 		floor: clockAndSwap,
 	},
 }
@@ -141,11 +145,78 @@ func bucket(r limit.Rate, burst int) *limit.TokenBucket {
 	return must(limit.NewTokenBucket(limit.TokenBucketConfig{Rate: r, Burst: burst}))
 }
 
-// allowed counts the calls for k tokens that are admitted.
+func leaky(r limit.Rate, capacity int) *limit.LeakyBucket {
+	return must(limit.NewLeakyBucket(limit.LeakyBucketConfig{Rate: r, Capacity: capacity}))
+}
+
+// allowed counts the calls for k tokens that are admitted. There is one for each
+// type, so that it is called as directly as the peers' are.
 func allowed(b *limit.TokenBucket, k int) func(int) int {
 	return func(n int) (admitted int) {
 		for range n {
 			if b.AllowN(k) {
+				admitted++
+			}
+		}
+		return admitted
+	}
+}
+
+func poured(b *limit.LeakyBucket) func(int) int {
+	return func(n int) (admitted int) {
+		for range n {
+			if b.AllowN(1) {
+				admitted++
+			}
+		}
+		return admitted
+	}
+}
+
+func combined(c *limit.Combined) func(int) int {
+	return func(n int) (admitted int) {
+		for range n {
+			if c.AllowN(1) {
+				admitted++
+			}
+		}
+		return admitted
+	}
+}
+
+func taken(b *limit.TokenBucket) func(int) int {
+	return func(n int) (admitted int) {
+		for range n {
+			if b.Take(1).OK {
+				admitted++
+			}
+		}
+		return admitted
+	}
+}
+
+// passed is what an adapter does with a guard.
+func passed(g core.Guard) func(int) int {
+	ctx := context.Background()
+	return func(n int) (admitted int) {
+		for range n {
+			if p, err := g.Acquire(ctx, core.Call{}); err == nil {
+				p.Done(ctx, core.Success)
+				admitted++
+			}
+		}
+		return admitted
+	}
+}
+
+func awaited(l interface {
+	Wait(ctx context.Context, n int) error
+},
+) func(int) int {
+	ctx := context.Background()
+	return func(n int) (admitted int) {
+		for range n {
+			if l.Wait(ctx, 1) == nil {
 				admitted++
 			}
 		}

@@ -93,6 +93,9 @@ func accuracyRow(name string, perSecond, burst, goroutines int) row {
 			})},
 		},
 		aside: []contender{
+			{"LeakyBucket", "", within(func() func() bool {
+				return leaky(limit.PerSecond(perSecond), burst).Allow
+			})},
 			{"Keyed, one key", "", within(func() func() bool {
 				k := newKeyed(1, limit.PerSecond(perSecond), burst)
 				return func() bool { return k.Allow("key") }

@@ -15,6 +15,7 @@ import (
 	"github.com/throttled/throttled/v2/store/memstore"
 	ulule "github.com/ulule/limiter/v3"
 	"github.com/ulule/limiter/v3/drivers/store/memory"
+	"go.uber.org/ratelimit"
 	"golang.org/x/time/rate"
 )
 
@@ -83,15 +84,51 @@ var refusing = []contender{
 	})},
 }
 
+// waiting are the peers' blocking calls, with nothing to wait for.
+var waiting = []contender{
+	{"x/time/rate", xtime, lone(func() func(int) int {
+		l, ctx := rate.NewLimiter(plenty, plenty), context.Background()
+		return func(n int) (admitted int) {
+			for range n {
+				if l.Wait(ctx) == nil {
+					admitted++
+				}
+			}
+			return admitted
+		}
+	})},
+	{"uber-go/ratelimit", uber, lone(func() func(int) int {
+		l := ratelimit.New(plenty)
+		return func(n int) (admitted int) {
+			for range n {
+				if !l.Take().IsZero() {
+					admitted++
+				}
+			}
+			return admitted
+		}
+	})},
+	{"failsafe-go smooth", failsafe, lone(func() func(int) int {
+		return waited(ratelimiter.NewSmoothBuilder[any](plenty, time.Second).Build())
+	})},
+	{"failsafe-go bursty", failsafe, lone(func() func(int) int {
+		return waited(ratelimiter.NewBurstyBuilder[any](plenty, time.Second).Build())
+	})},
+}
+
 // spent takes the one token there is, and counts the refusals.
 func spent(loop func(int) int) func(int) int {
 	loop(1)
 	return not(loop)
 }
 
-// without drops some by name.
+// without drops some by name, only keeps them.
 func without(of []contender, names ...string) []contender {
 	return slices.DeleteFunc(slices.Clone(of), func(c contender) bool { return slices.Contains(names, c.name) })
+}
+
+func only(of []contender, names ...string) []contender {
+	return slices.DeleteFunc(slices.Clone(of), func(c contender) bool { return !slices.Contains(names, c.name) })
 }
 
 func xtimeLoop(l *rate.Limiter, k int) func(int) int {
