@@ -224,6 +224,27 @@ func TestRows(t *testing.T) {
 	}
 }
 
+func TestSharesHaveAColumnForEachRow(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, printShares(&out, []result{
+		{Row: "speed", Peer: "a", Theirs: 7},
+		{Row: "kept, 8", Procs: 2, Unit: "of all", oursName: "us", Ours: 1, Peer: "a", Theirs: 0.25, aim: exact},
+		{Row: "kept, 8", Procs: 2, Unit: "of all", oursName: "us", Ours: 1, Peer: "b", Theirs: 28.2714, aim: exact},
+		{Row: "kept, 64", Procs: 2, Unit: "of all", oursName: "us", Ours: 0.9996, Peer: "b", Theirs: 1, aim: exact},
+	}))
+	var lines []string
+	for line := range strings.Lines(out.String()) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	require.Equal(t, []string{
+		"", "kept kept", "8 64", "procs 2 procs 2", "of all of all", "us 1.000 1.000", "a 0.250 -", "b 28.271 1.000",
+	}, lines)
+
+	out.Reset()
+	require.NoError(t, printShares(&out, []result{{Row: "speed", Peer: "a", Theirs: 7}}))
+	require.Empty(t, out.String())
+}
+
 func TestQuantiles(t *testing.T) {
 	var h histogram
 	for x := range 100_000 {

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -49,19 +50,48 @@ func printTable(out io.Writer, results []result, everyPeer bool) error {
 	return nil
 }
 
-// printShares prints a table of all rows whose figure is a share of what should
-// be: a row may have one peer that is exact, and others which are far off.
+// printShares prints a table of all whose figure is a share of what should be,
+// with a column for each row: it may have one peer that is exact, and others
+// that are far off.
 func printShares(out io.Writer, results []result) error {
-	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for i, r := range results {
+	var heads [][]string // of the columns, the parts of the row's name
+	var names []string
+	shares := map[string][]string{} // by name, those of all columns
+	put := func(name, share string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+		missing := slices.Repeat([]string{"-"}, len(heads)-1-len(shares[name]))
+		shares[name] = append(append(shares[name], missing...), share)
+	}
+	var last result
+	for _, r := range results {
 		if r.aim != exact {
 			continue
 		}
-		if i == 0 || results[i-1].Row != r.Row || results[i-1].Procs != r.Procs {
-			fmt.Fprintf(t, "\n%s\tprocs %d\t%s\t\n\t%s\t%s\t\n", r.Row, r.Procs, r.Unit, r.oursName, r.figure(r.Ours))
+		if r.Row != last.Row || r.Procs != last.Procs {
+			heads = append(heads, append(strings.Split(r.Row, ", "), fmt.Sprint("procs ", r.Procs), r.Unit))
+			put(r.oursName, r.figure(r.Ours))
+			last = r
 		}
-		fmt.Fprintf(t, "\t%s\t%s\t\n", r.Peer, r.figure(r.Theirs))
+		put(r.Peer, r.figure(r.Theirs))
 	}
+	if len(heads) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for line := range len(heads[0]) {
+		fmt.Fprint(t, "\n")
+		for _, head := range heads {
+			fmt.Fprint(t, "\t", slices.Concat(head, make([]string, len(heads[0])))[line])
+		}
+		fmt.Fprint(t, "\t")
+	}
+	for _, name := range names {
+		missing := slices.Repeat([]string{"-"}, len(heads)-len(shares[name]))
+		fmt.Fprintf(t, "\n%s\t%s\t", name, strings.Join(append(shares[name], missing...), "\t"))
+	}
+	fmt.Fprintln(t)
 	return t.Flush()
 }
 
