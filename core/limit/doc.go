@@ -15,7 +15,7 @@
 //   - [All], several of these at once, from all or from none.
 //   - [Keyed], any of these for each of many keys: per client, per tenant.
 //
-// None admits more than its limit, whatever the number of goroutines and
+// Each keeps its limit as it is defined, whatever the number of goroutines and
 // whatever the clock does, and a refusal costs less than an admission. All are
 // guards, so that an adapter can put them in front of any work. For a question
 // and a boolean there are Allow and AllowN; Take and Peek also say what is left;

@@ -134,7 +134,7 @@ func (b *bucket) take(n int, patience time.Duration) (c charge, ok bool) {
 // says that the answer is no and may be wrong.
 func (r *regime) takeAt(word uint64, now int64, n int, patience time.Duration) (c charge, ok, again bool) {
 	if n > r.burst {
-		return charge{now: now, turn: now}, false, true // it fitted a moment ago
+		return charge{now: now, turn: now}, false, false // it fitted a moment ago
 	}
 	start := max(now, r.paused)
 	at, cost := r.units(start), r.cost(n)
