@@ -33,8 +33,14 @@ func malformedFields(h http.Header) bool {
 func isControl(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
 
 func isToken(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		return !letter && !(c < 0x80 && strings.ContainsRune("!#$%&'*+-.^_`|~", c))
-	})
+	for i := range len(s) {
+		if !isTokenByte(s[i]) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isTokenByte(c byte) bool {
+	return isDigit(c) || isLower(c|0x20) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }

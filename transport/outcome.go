@@ -26,26 +26,55 @@ func Outcome(resp *http.Response) core.Outcome {
 	}
 }
 
-// retryAfter is the wait that a Retry-After header asks for (RFC 9110, section
-// 10.2.3: seconds, or a date), 0 if there is none, it is past, or it cannot be
-// read. What is beyond a Duration is the longest one; how long to obey is for
-// the receiver to say.
-func retryAfter(h http.Header) time.Duration {
+// retryAfter is the wait that a Retry-After field asks for (RFC 9110, section
+// 10.2.3: seconds, or a date). ok is false if there is none, or none that can be
+// read; a date that is past is a wait of 0. What is beyond a Duration is the
+// longest one; how long to obey is for the receiver to say.
+func retryAfter(h http.Header) (d time.Duration, ok bool) {
 	v := strings.TrimSpace(h.Get("Retry-After"))
-	if v == "" {
-		return 0
-	}
-	if strings.Trim(v, "0123456789") == "" {
-		const most = uint64(math.MaxInt64 / time.Second)
-		seconds, _ := strconv.ParseUint(v, 10, 64) // out of range: the greatest
-		if seconds > most {
-			return math.MaxInt64
-		}
-		return time.Duration(seconds) * time.Second
+	if n, ok := digits(v); ok {
+		return seconds(n), true
 	}
 	at, err := http.ParseTime(v)
 	if err != nil {
-		return 0
+		return 0, false
 	}
-	return max(0, time.Until(at))
+	return until(at, h), true
+}
+
+// until is the time from a response to an instant by the clock of whoever sent
+// it, at least 0. Where the response says when it was made (RFC 9110, section
+// 6.6.1) and how long it was kept since, a clock here that is wrong does no harm.
+func until(at time.Time, h http.Header) time.Duration {
+	made, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		return max(0, time.Until(at))
+	}
+	return max(0, at.Sub(made)-age(h))
+}
+
+// age is for how long a response was kept by caches, by its Age field (RFC 9111,
+// section 5.1): 0 if there is none, or none that can be read.
+func age(h http.Header) time.Duration {
+	first, _, _ := strings.Cut(h.Get("Age"), ",")
+	n, _ := digits(strings.TrimSpace(first))
+	return seconds(n)
+}
+
+// digits reads a number that is digits alone; one that is out of range is the
+// greatest.
+func digits(s string) (n int64, ok bool) {
+	if s == "" || strings.Trim(s, "0123456789") != "" {
+		return 0, false
+	}
+	n, _ = strconv.ParseInt(s, 10, 64)
+	return n, true
+}
+
+// seconds is n of them, the longest Duration if they are more. n is at least 0.
+func seconds(n int64) time.Duration {
+	if n > int64(math.MaxInt64/time.Second) {
+		return math.MaxInt64
+	}
+	return time.Duration(n) * time.Second
 }

@@ -1,6 +1,6 @@
 // Package transport is the client side over HTTP: an http.RoundTripper that
-// puts any guard in front of another, and that spreads requests over several
-// backends.
+// puts any guard in front of another, that keeps to a rate and pauses when the
+// server asks for it, and that spreads requests over several backends.
 //
 //	client := &http.Client{Transport: transport.Guard(breaker, nil)}
 //
@@ -52,10 +52,11 @@ type Config struct {
 }
 
 // Transport is an http.RoundTripper with a guard in front, or several backends
-// behind, or both. Make one with New or Guard. It is safe for concurrent use,
-// owns no goroutine and no connection, and needs no Close.
+// behind, or both. Make one with New, Guard, RateLimit or RateLimitBy. It is safe
+// for concurrent use, owns no goroutine and no connection, and needs no Close.
 type Transport struct {
 	base     http.RoundTripper
+	limits   limits // nil unless RateLimit or RateLimitBy made it
 	guard    core.Guard
 	backends *balance.Balancer[*url.URL]
 	outcome  func(*http.Response) core.Outcome
@@ -118,7 +119,16 @@ var (
 // The Latency is the time to the headers. A guard that wants no result of its
 // permits (see core.Wants) hears the end only.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	call := exchange{ctx: req.Context()}
+	if t.limits != nil {
+		return t.limits.roundTrip(t, req)
+	}
+	var call exchange
+	return t.send(req, &call)
+}
+
+// send is RoundTrip for a call that may hold a permit already.
+func (t *Transport) send(req *http.Request, call *exchange) (*http.Response, error) {
+	call.ctx = req.Context()
 	var resp *http.Response
 	sent, answered := false, false
 	defer func() {
@@ -134,7 +144,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		call.finish(core.Result{Outcome: core.Failure, Err: core.ErrNoReturn}) // unless it is finished
 	}()
 
-	out, err := t.admit(req, &call)
+	out, err := t.admit(req, call)
 	if err != nil {
 		return nil, err
 	}
@@ -155,13 +165,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if watch {
 		call.result = core.Result{Outcome: t.outcome(resp), Latency: time.Since(start)}
 		if call.result.Outcome != core.Success {
-			call.result.RetryAfter = retryAfter(resp.Header)
+			call.result.RetryAfter, _ = retryAfter(resp.Header)
 		}
 	}
 	if !call.wantsEnd() || resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
 		call.finish(call.result)
 	} else {
-		resp.Body = newBody(resp.Body, &call)
+		resp.Body = newBody(resp.Body, call)
 	}
 	answered = true
 	return resp, nil
