@@ -31,7 +31,8 @@ type Config struct {
 
 	// Guard, if set, is asked before each request, and before a backend is
 	// picked: a limit of the whole client, or a breaker where there is one
-	// server only. Default: none.
+	// server only. For a limit that heeds Retry-After, see RateLimit.
+	// Default: none.
 	Guard core.Guard
 
 	// Backends, if set, are what the requests are spread over; see
