@@ -86,9 +86,14 @@ func start(ctx context.Context, set settings) (a *app, err error) {
 	if err != nil {
 		return a, err
 	}
-	atOnce := newSlots("purchases at once", 64, heard)
+	atOnce, err := limit.NewConcurrency(limit.ConcurrencyConfig{Name: "purchases at once", Limit: 64, Observer: heard})
+	if err != nil {
+		return a, err
+	}
 	a.purchases = core.Chain(perSecond, atOnce)
-	a.watchers = newSlots("live pages", 32, heard)
+	if a.watchers, err = limit.NewConcurrency(limit.ConcurrencyConfig{Name: "live pages", Limit: 32, Observer: heard}); err != nil {
+		return a, err
+	}
 
 	// The SQL side: a small pool behind a breaker.
 	serverBreaker, err := newBreaker("postgres", heard)

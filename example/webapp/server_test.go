@@ -169,14 +169,15 @@ func requireState(t *testing.T, data string) {
 	}
 	count(got.Components)
 	require.Equal(t, map[string]int{
-		"token_bucket": 1, "slots": 1, "balancer": 1, "backend": 3, "circuit_breaker": 4, "sqlpool": 1,
+		"token_bucket": 1, "bulkhead": 1, "balancer": 1, "backend": 3, "circuit_breaker": 4, "sqlpool": 1,
 	}, kinds)
 }
 
 func TestWatchersAreBounded(t *testing.T) {
-	full := newSlots("watchers", 1, nil)
+	one, err := limit.NewConcurrency(limit.ConcurrencyConfig{Name: "watchers", Limit: 1})
+	require.NoError(t, err)
 	a := startApp(t, 1)
-	a.watchers = full
+	a.watchers = one
 	s := serve(t, a)
 	first, err := http.Get(s.URL + "/live")
 	require.NoError(t, err)

@@ -46,6 +46,17 @@ const bodies = {
     row(list, "throttled", number(value(report, "surgewall.rate_limiting.requests", "rejected")));
     box.append(list);
   },
+  bulkhead(report, box) {
+    const used = value(report, "surgewall.bulkhead.slots", "used");
+    const max = value(report, "surgewall.bulkhead.slots.max");
+    const full = value(report, "surgewall.bulkhead.full_time");
+    const list = make("dl", "");
+    row(list, "in flight", `${used} of ${max}`);
+    row(list, "full for", full ? `${full.toFixed(1)} s` : "no");
+    row(list, "admitted", number(value(report, "surgewall.bulkhead.requests", "acquired")));
+    row(list, "refused", number(value(report, "surgewall.bulkhead.requests", "rejected")));
+    box.append(list);
+  },
   circuit_breaker(report, box) {
     const list = make("dl", "");
     for (const outcome of ["success", "failure", "ignored", "rejected"]) {
