@@ -1,9 +1,15 @@
 // Package httpmw puts guards in front of HTTP handlers. Each middleware is a
 // func(http.Handler) http.Handler, so that it mixes with those of any router:
 //
+//	perClient, err := httpmw.RateLimit(httpmw.RateLimitConfig[netip.Addr]{
+//		Guard:     perAddress, // a *limit.Keyed
+//		Key:       httpmw.PeerIP,
+//		Headers:   httpmw.HeadersDraft11,
+//		SkipPaths: []string{"/healthz"},
+//	})
 //	protect := httpmw.Chain(
-//		httpmw.GuardBy(perClient, clientKey), // quota: 429
-//		httpmw.Guard(bulkhead),               // capacity: 503
+//		perClient,              // quota: 429
+//		httpmw.Guard(bulkhead), // capacity: 503
 //		httpmw.Guard(breaker),
 //	)
 //	http.ListenAndServe(addr, protect(shop))
@@ -34,8 +40,47 @@
 // guards around it are concerned: their permits are cancelled, and the 503 of
 // an open breaker is no failure of what stands in front of it. This holds for
 // guards nested directly, as [Chain] nests them, and across other middleware
-// for guards that want the result, if the writers in between have the Unwrap
-// method that http.ResponseController asks for. Behind a writer without it,
+// for guards that want the result and limits with a CostAfter, if the writers in
+// between have the Unwrap method that http.ResponseController asks for. Behind a writer without it,
 // and behind http.TimeoutHandler, a refusal is the plain 429 or 503 that it is
 // on the wire.
+//
+// # Whose request it is
+//
+// A limit for each client is as good as the key that tells clients apart, and a
+// header is what whoever connects has sent. Which headers to believe depends on
+// what is in front of the server, so there is a key function for each case, and
+// none that guesses:
+//
+//   - nothing, or a balancer that keeps the address of the client: [PeerIP];
+//   - proxies whose addresses are known, of which each appends to
+//     X-Forwarded-For or to Forwarded: [ForwardedForIP], [ForwardedIP];
+//   - a fixed number of such proxies, of which only the last has a known
+//     address: [HopCountIP];
+//   - a proxy that sets a header of its own, and removes what clients send
+//     under that name: [HeaderIP].
+//
+// All but the first read the header only if the peer is a trusted proxy, take
+// who comes around the proxies for who he is, and fail where the header is
+// missing or makes no sense: the answer is 400, and nobody is counted as the
+// proxy. Health checks that a balancer makes itself have no such header; put
+// them on the list of [RateLimitConfig].SkipPaths. A client that has signed in
+// is better told by who it is, by a key function of the program's own around
+// [KeyHeader] or a session.
+//
+// An IPv6 client is its /64. Where addresses are shared, by carriers or by an
+// office, one address is many people: let limits by address be wide, and those by
+// account tight.
+//
+// Before it goes live, look at what the key function says. Log it for a while
+// beside the RemoteAddr, and put the limit in a shadow (core.ShadowKeyed). Then,
+// from outside, where your address is known:
+//
+//   - curl https://shop.example/ has to be you, not a proxy and not an error;
+//   - curl -H 'X-Forwarded-For: 192.0.2.1' https://shop.example/ has to be you
+//     again, and so for Forwarded, X-Real-IP and each header that is configured;
+//   - the same straight to the server's own address, around the proxies, should
+//     not connect at all, and else has to be you again;
+//   - two phones in two networks have to be two keys. If all are one, the proxies
+//     are not configured, or append nothing.
 package httpmw

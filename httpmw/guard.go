@@ -49,29 +49,59 @@ func GuardWith(g core.Guard, cfg GuardConfig) func(http.Handler) http.Handler {
 	if g == nil {
 		return Chain()
 	}
-	return guardedBy(cfg, func(r *http.Request) (core.Permit, error) {
+	return behind(gate{admit: cfg.admit(func(r *http.Request) (core.Permit, error) {
 		return g.Acquire(r.Context(), core.Call{})
-	})
+	})})
 }
 
-// guarded is a handler behind a guard.
+// gate is what stands before a handler.
+type gate struct {
+	// admit asks for one request. Unless it lets the request in, it has
+	// answered it.
+	admit func(http.ResponseWriter, *http.Request) (core.Permit, verdict)
+
+	// costAfter, if set, is what an admitted request cost in the end.
+	costAfter func(*http.Request, Answer) int
+}
+
+// verdict is what a gate says to a request.
+type verdict uint8
+
+const (
+	admitted verdict = iota // with a permit
+	passed                  // without asking the guard
+	refused                 // by the guard, and answered
+	keyless                 // answered: the guard could not be asked
+)
+
+// guarded is a handler behind a gate.
 type guarded struct {
-	// admit asks the guard. Its error is a *keyError if the guard could not
-	// even be asked.
-	admit  func(*http.Request) (core.Permit, error)
-	refuse func(http.ResponseWriter, *http.Request, int, error)
-	next   http.Handler
-	inner  *guarded // next, if that is a guard too
-	epoch  time.Time
+	gate
+	next  http.Handler
+	inner *guarded // next, if that is a guard too
+	epoch time.Time
 }
 
-func guardedBy(cfg GuardConfig, admit func(*http.Request) (core.Permit, error)) func(http.Handler) http.Handler {
-	if cfg.Refuse == nil {
-		cfg.Refuse = refuseWithText
-	}
+func behind(g gate) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		inner, _ := next.(*guarded)
-		return &guarded{admit: admit, refuse: cfg.Refuse, next: next, inner: inner, epoch: time.Now()}
+		return &guarded{gate: g, next: next, inner: inner, epoch: time.Now()}
+	}
+}
+
+// admit is a gate's admit that asks acquire and knows no more than its error,
+// which is a *keyError if the guard could not even be asked.
+func (cfg GuardConfig) admit(acquire func(*http.Request) (core.Permit, error)) func(http.ResponseWriter, *http.Request) (core.Permit, verdict) {
+	write := cfg.Refuse
+	if write == nil {
+		write = refuseWithText
+	}
+	return func(w http.ResponseWriter, r *http.Request) (core.Permit, verdict) {
+		p, err := acquire(r)
+		if err != nil {
+			return core.Permit{}, refuse(w, r, err, write)
+		}
+		return p.Take(), admitted
 	}
 }
 
@@ -79,26 +109,28 @@ func (g *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.serve(w,
 
 // serve is ServeHTTP, and tells a guard right around this one whether the
 // request was refused, here or further in.
-func (g *guarded) serve(w http.ResponseWriter, r *http.Request) (refused bool) {
-	p, err := g.admit(r)
-	if err != nil {
-		return refuse(w, r, err, g.refuse)
-	}
-	if p.WantsResult() {
+func (g *guarded) serve(w http.ResponseWriter, r *http.Request) (wasRefused bool) {
+	p, v := g.admit(w, r)
+	switch {
+	case v == passed:
+		return g.call(w, r)
+	case v != admitted:
+		return v == refused
+	case p.WantsResult() || g.costAfter != nil:
 		return g.watch(w, r, &p)
 	}
 	defer abandon(r, &p)
-	refused = g.call(w, r)
-	if refused {
+	wasRefused = g.call(w, r)
+	if wasRefused {
 		p.Cancel()
 	} else {
 		p.Done(r.Context(), core.Ignored)
 	}
-	return refused
+	return wasRefused
 }
 
 // call runs what is behind the guard.
-func (g *guarded) call(w http.ResponseWriter, r *http.Request) (refused bool) {
+func (g *guarded) call(w http.ResponseWriter, r *http.Request) (wasRefused bool) {
 	if g.inner != nil {
 		return g.inner.serve(w, r)
 	}
@@ -106,11 +138,13 @@ func (g *guarded) call(w http.ResponseWriter, r *http.Request) (refused bool) {
 	return false
 }
 
-// watch is serve for a permit that wants the result.
-func (g *guarded) watch(w http.ResponseWriter, r *http.Request, p *core.Permit) (refused bool) {
+// watch is serve for a permit that wants the result, or a cost that is known
+// only afterwards.
+func (g *guarded) watch(w http.ResponseWriter, r *http.Request, p *core.Permit) (wasRefused bool) {
 	rec, watched := g.record(w, r)
 	defer rec.abandon(p)
 	g.call(watched, r)
+	rec.returned = true
 	if rec.refused {
 		p.Cancel()
 	} else {

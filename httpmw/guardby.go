@@ -16,7 +16,7 @@ import (
 // handler's.
 //
 // A nil keyed admits every request. A nil key admits none: each is answered
-// with 500.
+// with 500. RateLimit is GuardBy for rate limits, with headers and costs.
 func GuardBy[K comparable](keyed core.KeyedGuard[K], key func(*http.Request) (K, error)) func(http.Handler) http.Handler {
 	return GuardByWith(keyed, key, GuardConfig{})
 }
@@ -29,17 +29,20 @@ func GuardByWith[K comparable](keyed core.KeyedGuard[K], key func(*http.Request)
 	if key == nil {
 		key = func(*http.Request) (k K, err error) { return k, StatusError(http.StatusInternalServerError) }
 	}
-	return guardedBy(cfg, func(r *http.Request) (core.Permit, error) {
+	return behind(gate{admit: cfg.admit(func(r *http.Request) (core.Permit, error) {
 		k, err := key(r)
 		if err != nil {
 			return core.Permit{}, &keyError{err}
 		}
 		return keyed.AcquireKey(r.Context(), k, core.Call{})
-	})
+	})})
 }
 
-// keyError is the error of a key function: the guard was not asked.
+// keyError is why the guard could not be asked: the error of a key function.
 type keyError struct{ err error }
 
-func (e *keyError) Error() string { return "httpmw: no key for this request: " + e.err.Error() }
+func (e *keyError) Error() string { return "httpmw: the guard was not asked: " + e.err.Error() }
 func (e *keyError) Unwrap() error { return e.err }
+
+// ErrorType is for core.ErrorType.
+func (e *keyError) ErrorType() string { return "no_key" }

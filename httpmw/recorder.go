@@ -23,10 +23,14 @@ type recorder struct {
 	started time.Duration // when the request was admitted, on the guard's clock
 	left    time.Duration // until the request's deadline, at that time
 
+	bytes   int64         // of the body, as the base took them
 	latency time.Duration // from started to the answer; 0 until there is one
 	status  int32         // of the answer; 0 until there is one; 101 for a hijack
 	outcome core.Outcome  // what the answer says
 	refused bool          // a guard further in refused the request
+	costed  bool          // costAfter was asked
+
+	returned bool // the handler did
 }
 
 // Header is the base's.
@@ -44,13 +48,17 @@ func (rec *recorder) WriteHeader(status int) {
 // Write implies status 200.
 func (rec *recorder) Write(b []byte) (int, error) {
 	rec.note(http.StatusOK)
-	return rec.base.Write(b)
+	n, err := rec.base.Write(b)
+	rec.bytes += int64(n)
+	return n, err
 }
 
 // WriteString is there whatever the base has: it does what Write does.
 func (rec *recorder) WriteString(s string) (int, error) {
 	rec.note(http.StatusOK)
-	return io.WriteString(rec.base, s)
+	n, err := io.WriteString(rec.base, s)
+	rec.bytes += int64(n)
+	return n, err
 }
 
 // Unwrap is for http.ResponseController.
@@ -84,7 +92,7 @@ func (rec *recorder) noteAt(status int, latency time.Duration) {
 
 // result is how a request ended whose handler has returned.
 func (rec *recorder) result() core.Result {
-	r := core.Result{Outcome: rec.outcome, Latency: rec.latency}
+	r := core.Result{Outcome: rec.outcome, Latency: rec.latency, Cost: rec.cost()}
 	if rec.status == 0 {
 		r.Outcome = core.Success // net/http answers 200
 	}
@@ -103,6 +111,27 @@ func (rec *recorder) clientLeft() bool {
 	return errors.Is(rec.request.Context().Err(), context.Canceled)
 }
 
+// cost is what the request cost in the end, as a core.Result has it. It asks
+// once: not again on the way out of a callback that panicked.
+func (rec *recorder) cost() int {
+	if rec.guard.costAfter == nil || rec.costed {
+		return 0
+	}
+	rec.costed = true
+	a := Answer{Status: int(rec.status), Bytes: rec.bytes, Returned: rec.returned}
+	if rec.returned && a.Status == 0 {
+		a.Status = http.StatusOK // net/http answers so
+	}
+	switch n := rec.guard.costAfter(rec.request, a); {
+	case n > 0:
+		return n
+	case n == 0:
+		return core.CostNothing
+	default:
+		return 0 // a mistake: as acquired
+	}
+}
+
 // abandon ends the permit of a handler that did not return; after one that
 // did, the permit is empty and nothing happens. It must be deferred itself,
 // because it recovers: there is no other way to tell http.ErrAbortHandler from
@@ -111,15 +140,26 @@ func (rec *recorder) clientLeft() bool {
 func (rec *recorder) abandon(p *core.Permit) {
 	thrown := recover() // nil on return and on runtime.Goexit
 	ctx := rec.request.Context()
+	if rec.guard.costAfter != nil {
+		defer func() { p.Finish(ctx, rec.failed()) }() // it may not return either
+	}
 	switch {
 	case thrown != http.ErrAbortHandler:
-		p.Finish(ctx, core.Result{Outcome: core.Failure, Err: core.ErrNoReturn, Latency: rec.latency})
+		r := rec.failed()
+		if !rec.returned {
+			r.Cost = rec.cost()
+		}
+		p.Finish(ctx, r)
 	case rec.refused:
 		p.Cancel()
 	default:
-		p.Finish(ctx, core.Result{Outcome: core.Ignored, Latency: rec.latency})
+		p.Finish(ctx, core.Result{Outcome: core.Ignored, Latency: rec.latency, Cost: rec.cost()})
 	}
 	if thrown != nil {
 		panic(thrown)
 	}
+}
+
+func (rec *recorder) failed() core.Result {
+	return core.Result{Outcome: core.Failure, Err: core.ErrNoReturn, Latency: rec.latency}
 }

@@ -3,6 +3,7 @@ package httpmw
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -40,47 +41,71 @@ func Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	refuse(w, r, err, refuseWithText)
 }
 
-// refuse answers a request that was not admitted, by write, and reports
-// whether that was a guard's doing. A request without a key was not refused by
-// a guard, so it stays charged to those further out.
-func refuse(w http.ResponseWriter, r *http.Request, err error, write func(http.ResponseWriter, *http.Request, int, error)) bool {
-	rejection, rejected := errors.AsType[*core.Rejection](err)
-	_, keyless := errors.AsType[*keyError](err)
-	byGuard := rejected || !keyless
-	if byGuard {
-		markRefused(w)
-	}
-	status := http.StatusServiceUnavailable
-	switch {
-	case rejected:
-		if rejection.Reason.Quota() {
-			status = http.StatusTooManyRequests
-		}
-		if seconds := retryAfter(rejection); seconds > 0 {
-			w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
-		}
-	case keyless:
-		status = keylessStatus(err)
-	}
-	write(w, r, status, err)
-	return byGuard
+// refuse answers a request that was not admitted, by write. A request without
+// a key was not refused by a guard, so it stays charged to those further out.
+func refuse(w http.ResponseWriter, r *http.Request, err error, write func(http.ResponseWriter, *http.Request, int, error)) verdict {
+	n := refusalOf(err)
+	n.tell(w)
+	write(w, r, n.status, err)
+	return n.verdict
 }
 
-// retryAfter is the value of Retry-After, or 0 for none.
-func retryAfter(r *core.Rejection) int64 {
+// refusal is how a request is answered that was not admitted.
+type refusal struct {
+	rejection  *core.Rejection // nil if there is none
+	verdict    verdict         // refused or keyless
+	status     int
+	retryAfter int64 // in seconds; 0 for none
+}
+
+func refusalOf(err error) refusal {
+	n := refusal{verdict: refused, status: http.StatusServiceUnavailable}
+	rejection, rejected := errors.AsType[*core.Rejection](err)
+	_, noKey := errors.AsType[*keyError](err)
+	switch {
+	case rejected:
+		n.rejection, n.retryAfter = rejection, retryAfter(rejection, 0)
+		if rejection.Reason.Quota() {
+			n.status = http.StatusTooManyRequests
+		}
+	case noKey:
+		n.verdict, n.status = keyless, keylessStatus(err)
+	}
+	return n
+}
+
+// tell does what comes before the answer: it lets guards further out know, and
+// says when to come again.
+func (n refusal) tell(w http.ResponseWriter) {
+	if n.verdict == refused {
+		markRefused(w)
+	}
+	if n.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(n.retryAfter, 10))
+	}
+}
+
+// retryAfter is the value of Retry-After, or 0 for none. later is a time beyond
+// what the rejection asks for.
+func retryAfter(r *core.Rejection, later time.Duration) int64 {
 	d, ok := r.RetryAfter()
 	switch {
 	case ok:
-		seconds := int64(d / time.Second)
-		if d%time.Second > 0 {
-			seconds++
-		}
-		return max(1, seconds)
+		return max(1, wholeSeconds(d+min(later, math.MaxInt64-d)))
 	case !r.Reason.Retryable():
 		return 0
 	default:
-		return 1
+		return wholeSeconds(time.Second + later)
 	}
+}
+
+// wholeSeconds is d, rounded up.
+func wholeSeconds(d time.Duration) int64 {
+	seconds := int64(d / time.Second)
+	if d%time.Second > 0 {
+		seconds++
+	}
+	return seconds
 }
 
 // keylessStatus is what a key function chose, if it chose an error's status.
@@ -121,12 +146,20 @@ func RefuseWithProblem(w http.ResponseWriter, _ *http.Request, status int, _ err
 // and detail if it is not empty. Headers set before are kept, but for
 // Content-Length.
 func Problem(w http.ResponseWriter, status int, detail string) {
-	body, _ := json.Marshal(struct { // strings and a number always marshal
-		Type   string `json:"type"`
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-		Detail string `json:"detail,omitempty"`
-	}{"about:blank", http.StatusText(status), status, detail})
+	writeProblem(w, status, problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail})
+}
+
+// problem is problem details of RFC 9457.
+type problem struct {
+	Type     string   `json:"type"`
+	Title    string   `json:"title"`
+	Status   int      `json:"status"`
+	Detail   string   `json:"detail,omitempty"`
+	Violated []string `json:"violated-policies,omitempty"`
+}
+
+func writeProblem(w http.ResponseWriter, status int, p problem) {
+	body, _ := json.Marshal(p) // strings and a number always marshal
 	h := w.Header()
 	h.Del("Content-Length")
 	h.Set("Content-Type", "application/problem+json")

@@ -51,6 +51,7 @@ func (f readerFrom) ReadFrom(src io.Reader) (int64, error) {
 		latency = rec.guard.now() - rec.started
 	}
 	n, err := rec.base.(io.ReaderFrom).ReadFrom(src)
+	rec.bytes += n
 	if n > 0 && rec.status == 0 {
 		rec.noteAt(http.StatusOK, latency)
 	}
