@@ -47,12 +47,7 @@ var middlewareRows = []row{
 	},
 	{
 		name: "middleware by address, no headers",
-		ours: contender{name: "httpmw.GuardBy", start: served(func() (middleware, func()) {
-			k := must(limit.NewKeyed(limit.KeyedConfig[netip.Addr]{
-				Limit: limit.TokenBucketConfig{Rate: limit.PerSecond(keyedRate), Burst: keyedBurst},
-			}))
-			return httpmw.GuardBy(k, peerAddr), nothing
-		})},
+		ours: contender{name: "httpmw.RateLimit", start: served(rateLimited(httpmw.HeadersNone))},
 		peers: append([]contender{
 			{"x/time/rate by hand, sync.Map", xtime, served(func() (middleware, func()) {
 				m := &xtimeSyncMap{rate: keyedRate, burst: keyedBurst}
@@ -168,7 +163,12 @@ func remoteHost(r *http.Request) (string, error) {
 	return httprate.CanonicalizeIP(host), err
 }
 
-func peerAddr(r *http.Request) (netip.Addr, error) {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return peer.Addr(), err
+// rateLimited is ours by the address of the peer.
+func rateLimited(h httpmw.Headers) func() (middleware, func()) {
+	return func() (middleware, func()) {
+		k := must(limit.NewKeyed(limit.KeyedConfig[netip.Addr]{
+			Limit: limit.TokenBucketConfig{Rate: limit.PerSecond(keyedRate), Burst: keyedBurst},
+		}))
+		return must(httpmw.RateLimit(httpmw.RateLimitConfig[netip.Addr]{Guard: k, Key: httpmw.PeerIP, Headers: h})), nothing
+	}
 }
