@@ -107,14 +107,13 @@ func plainIPv6(s string) (netip.Addr, bool) {
 }
 
 func hexDigit(b byte) int {
-	switch {
-	case b-'0' <= 9:
+	if b-'0' <= 9 {
 		return int(b - '0')
-	case b|0x20-'a' <= 5:
-		return int(b|0x20-'a') + 10
-	default:
-		return -1
 	}
+	if b |= 0x20; b-'a' <= 5 {
+		return int(b-'a') + 10
+	}
+	return -1
 }
 
 func isPort(s string) bool {

@@ -49,9 +49,21 @@ func GuardWith(g core.Guard, cfg GuardConfig) func(http.Handler) http.Handler {
 	if g == nil {
 		return Chain()
 	}
-	return behind(gate{admit: cfg.admit(func(r *http.Request) (core.Permit, error) {
-		return g.Acquire(r.Context(), core.Call{})
-	})})
+	write := cfg.write()
+	return behind(gate{admit: func(w http.ResponseWriter, r *http.Request) (core.Permit, verdict) {
+		p, err := g.Acquire(r.Context(), core.Call{})
+		if err != nil {
+			return core.Permit{}, refuse(w, r, err, write)
+		}
+		return p.Take(), admitted
+	}})
+}
+
+func (cfg GuardConfig) write() func(http.ResponseWriter, *http.Request, int, error) {
+	if cfg.Refuse == nil {
+		return refuseWithText
+	}
+	return cfg.Refuse
 }
 
 // gate is what stands before a handler.
@@ -86,22 +98,6 @@ func behind(g gate) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		inner, _ := next.(*guarded)
 		return &guarded{gate: g, next: next, inner: inner, epoch: time.Now()}
-	}
-}
-
-// admit is a gate's admit that asks acquire and knows no more than its error,
-// which is a *keyError if the guard could not even be asked.
-func (cfg GuardConfig) admit(acquire func(*http.Request) (core.Permit, error)) func(http.ResponseWriter, *http.Request) (core.Permit, verdict) {
-	write := cfg.Refuse
-	if write == nil {
-		write = refuseWithText
-	}
-	return func(w http.ResponseWriter, r *http.Request) (core.Permit, verdict) {
-		p, err := acquire(r)
-		if err != nil {
-			return core.Permit{}, refuse(w, r, err, write)
-		}
-		return p.Take(), admitted
 	}
 }
 

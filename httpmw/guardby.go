@@ -29,13 +29,18 @@ func GuardByWith[K comparable](keyed core.KeyedGuard[K], key func(*http.Request)
 	if key == nil {
 		key = func(*http.Request) (k K, err error) { return k, StatusError(http.StatusInternalServerError) }
 	}
-	return behind(gate{admit: cfg.admit(func(r *http.Request) (core.Permit, error) {
+	write := cfg.write()
+	return behind(gate{admit: func(w http.ResponseWriter, r *http.Request) (core.Permit, verdict) {
 		k, err := key(r)
 		if err != nil {
-			return core.Permit{}, &keyError{err}
+			return core.Permit{}, refuse(w, r, &keyError{err}, write)
 		}
-		return keyed.AcquireKey(r.Context(), k, core.Call{})
-	})})
+		p, err := keyed.AcquireKey(r.Context(), k, core.Call{})
+		if err != nil {
+			return core.Permit{}, refuse(w, r, err, write)
+		}
+		return p.Take(), admitted
+	}})
 }
 
 // keyError is why the guard could not be asked: the error of a key function.

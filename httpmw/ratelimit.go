@@ -119,7 +119,8 @@ type Answer struct {
 // clients about it. It is GuardBy with headers, costs and a list of what is not
 // limited; what is said there of refusals, permits and the response writer holds
 // here. Limits nest: the headers of one are appended to those of another, and
-// what an inner guard refuses is given back to the outer.
+// what an inner guard refuses is given back to the outer, after it has told the
+// client.
 //
 // Retry-After is in seconds, rounded up and at least 1. On the way of a request
 // that is admitted there is no allocation without Headers and CostAfter, beside
