@@ -74,7 +74,7 @@ func (l *bucketLaw) moved(tat uint64, c change[bucketState]) uint64 {
 
 func (l *bucketLaw) retime(t core.Token, turn int64, c change[bucketState]) (core.Token, int64) {
 	n := tokensOf(t)
-	t = charged(l.moved(t.A, c), n, 0)
+	t = charged(l.moved(t.A, c), n, returnedBefore(t))
 	if turn > c.at {
 		start := max(c.at, c.till)
 		turn = l.instant(start, l.turn(t.A, l.units(start), n, l.shaped))

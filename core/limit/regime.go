@@ -310,6 +310,7 @@ func (b *bucket) change(next *regime) {
 	}
 	old.at, old.next = b.clock.Now(), next
 	next.word.Store(old.moveTo(word&^low) | word&calls)
+	next.returned.Store(old.returned.Load())
 	b.in.Store(next)
 	close(old.changed)
 }
@@ -330,7 +331,7 @@ func (r *regime) retime(c charge) charge {
 		}
 		next, start := r.next, max(r.at, r.next.paused)
 		n := tokensOf(c.token)
-		c.token = charged(r.moveTo(c.token.A), n, 0)
+		c.token = charged(r.moveTo(c.token.A), n, returnedBefore(c.token))
 		if c.turn > r.at {
 			c.turn = next.instant(start, next.turn(c.token.A, next.units(start), n, r.of.shaped))
 		}
