@@ -86,39 +86,6 @@ func ExampleTokenBucket_Acquire() {
 	// api refused: rate_limited, retry after 1m0s
 }
 
-func ExampleNewKeyed() {
-	clients, err := limit.NewKeyed(limit.KeyedConfig[string]{
-		Name:    "clients",
-		Limit:   limit.TokenBucketConfig{Rate: limit.PerMinute(10), Burst: 2},
-		MaxKeys: 50_000,
-	})
-	if err != nil {
-		panic(err)
-	}
-	for _, client := range []string{"ann", "ann", "ann", "bob"} {
-		fmt.Println(client, clients.Allow(client))
-	}
-	// Output:
-	// ann true
-	// ann true
-	// ann false
-	// bob true
-}
-
-func ExampleKeyed_AcquireKey() {
-	tenants, _ := limit.NewKeyed(limit.KeyedConfig[int]{
-		Limit: limit.TokenBucketConfig{Rate: limit.PerHour(10), Burst: 10},
-	})
-	ctx := context.Background()
-	permit, err := tenants.AcquireKey(ctx, 42, core.Call{Cost: 10})
-	fmt.Println(err)
-	permit.Finish(ctx, core.Result{Cost: 3}) // it cost less than was thought
-	fmt.Println(tenants.AllowN(42, 7), tenants.Allow(42))
-	// Output:
-	// <nil>
-	// true false
-}
-
 func ExamplePer() {
 	fmt.Println(limit.Per(3, 10*time.Second), limit.PerSecond(100), limit.PerDay(1))
 	// Output: 3 per 10s 100 per 1s 1 per 24h0m0s
