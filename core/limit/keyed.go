@@ -3,369 +3,322 @@ package limit
 import (
 	"context"
 	"hash/maphash"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/surgewall/surgewall/core"
-	"github.com/surgewall/surgewall/core/internal/clock"
-	"github.com/surgewall/surgewall/core/internal/stripe"
 )
-
-// Algorithm is what Keyed gives to each key: a TokenBucketConfig. The set is
-// closed.
-type Algorithm interface {
-	perKey(p *core.Problems, field string) TokenBucketConfig
-}
-
-// perKey checks the settings, as those of a field with that name, and returns
-// them with their defaults.
-func (cfg TokenBucketConfig) perKey(p *core.Problems, field string) TokenBucketConfig {
-	p.If(cfg.Name != "", field+".Name", cfg.Name, "must be empty: the name is KeyedConfig's")
-	p.If(cfg.Observer != nil, field+".Observer", nil, "must be nil: the observer is KeyedConfig's")
-	cfg.check(p, field+".")
-	return cfg.withDefaults()
-}
 
 // KeyedConfig configures NewKeyed.
 type KeyedConfig[K comparable] struct {
 	// Name is the name in rejections, events and reports. Default: "keyed".
 	Name string
 
-	// Limit is the limit of each key: a TokenBucketConfig without Name and
-	// Observer. Required.
+	// Limit is the limit of each key: the Config of one of the algorithms,
+	// without Name and Observer. Required.
 	Limit Algorithm
 
+	// Plans are limits for some of the keys, by the name of the plan: the free
+	// and the paid one. They are of the same algorithm as Limit.
+	// Default: none.
+	Plans map[string]Algorithm
+
+	// Plan is the name of a key's plan. For "", and for a name that is not in
+	// Plans, it is Limit. It is asked in each call, before anything is locked,
+	// so it should be quick: a look-up in a map. When its answer changes, the
+	// key still owes what it owed, in tokens.
+	// Required if there are Plans.
+	Plan func(key K) string
+
 	// MaxKeys is how many keys are remembered at most. Beyond it, keys that
-	// are not known share one bucket, of the same size, until known ones that
-	// owe nothing any more are found. Default: 100,000.
+	// are not known share one limit (one for each plan), of the same size,
+	// until known ones that owe nothing any more are found. Default: 100,000.
 	MaxKeys int
 
-	// Observer hears an event of core.KindRejected for each refusal. It never
-	// hears a key. Default: none.
+	// Observer hears core.KindRejected for each refusal, core.KindPaused and
+	// core.KindReconfigured. It never hears a key. Default: none.
 	Observer core.Observer
 }
 
 const defaultMaxKeys = 100_000
 
 // Keyed is a limit for each key: for each client, tenant or address. A key
-// that was never seen has a full bucket.
+// that was never seen has a limit never used.
 //
-// Its memory is bounded. A bucket that is full again is the same as none, so it
-// may be forgotten; one that still limits never is, whatever keys come: a flood
-// of new keys cannot push out the debt of an old one. Each new key makes room by
-// looking at a few old ones, so no call waits for a sweep and no goroutine runs.
+// Its memory is bounded, and follows the number of keys that are of interest:
+// for a bucket, a key takes at most 58 bytes, its string header included, and
+// what is not limited any more goes. A key that owes nothing is as good as none,
+// so it may be forgotten; one that still limits never is, whatever keys come: a
+// flood of new keys cannot push out the debt of an old one. Now and then a call
+// looks at a few others' keys, so that no call waits for a sweep and no goroutine
+// runs.
 //
 // It is safe for concurrent use, a core.KeyedGuard and core.Component, and needs
 // no Close. A nil *Keyed is no limit.
+//
+// A key is compared and hashed as a map does it: one that is an interface with
+// something in it that cannot be compared panics, and NaN, which is not equal to
+// itself, is always among the keys that share a limit.
 type Keyed[K comparable] struct {
-	gcra
-	refusals
-	limit   TokenBucketConfig
-	maxKeys int
-	since   time.Time
-
-	seed     maphash.Seed
-	mask     uint64 // the number of shards in use, a power of two, less 1
-	shards   [maxShards]shard[K]
-	overflow shard[K] // holds one cell, which is in no index
-	spare    cell[K]  // that cell
-
-	_          [128]byte // these are written, what is above is read
-	keys       atomic.Int64
-	overflowed atomic.Uint64
-
-	counts stripe.Group
+	*keyedBase[K]
+	each perKey[K]
 }
 
-const (
-	maxShards = 64 // a power of two
-	sweepStep = 4  // cells looked at for each new key
+// keyedBase is what a Keyed has whatever its algorithm.
+type keyedBase[K comparable] struct {
+	limiter
+	kind   kind
+	seed   maphash.Seed
+	mask   uint64 // the number of shards, a power of two, less 1
+	plan   atomic.Pointer[func(K) string]
+	waits  atomic.Bool // a limit has a MaxWait
+	places places
 
-	// A new key makes room in its own shard alone, so there are no more shards
-	// than have this many keys each when MaxKeys are remembered: hardly ever is
-	// one without a key while another has one to forget.
-	keysPerShard = 32
-)
-
-// shard is the buckets of some of the keys. All of a call's reckoning is done
-// under its lock.
-type shard[K comparable] struct {
-	owner *Keyed[K]
-
-	mu    sync.Mutex
-	index map[K]*cell[K] // guarded by mu, as is all below
-	cells []*cell[K]     // those in the index, in no order
-	next  int            // where the next sweep looks
-
-	_ [128]byte // shards are written by different processors
+	mu  sync.Mutex     // one change of settings at a time
+	cfg KeyedConfig[K] // those in force; guarded by mu
 }
 
-// cell is the bucket of one key. A permit holds it, so that what is given back
-// goes where it was taken, even if the key was forgotten meanwhile. Its fields
-// are guarded by the shard's mu.
-type cell[K comparable] struct {
-	home     *shard[K]
-	tat      uint64
-	returned uint32 // tokens given back so far; it wraps
-	place    uint32 // in cells
-	key      K
+// perKey is the verbs for a key, n being at least 1; the others are Keyed's.
+type perKey[K comparable] interface {
+	allow(key K, n int) bool
+	take(key K, n int) Decision
+	peek(key K, n int) Decision // of any n
+	reserve(key K, n int, maxWait time.Duration) (Reservation, error)
+	acquire(ctx context.Context, key K, n int) (core.Permit, error)
+	wait(ctx context.Context, key K, n int) error
+	charge(key K, n int)
+	refund(key K, n int)
+	pause(key K, until int64)
+	reconfigure(cfg KeyedConfig[K])
+	count(s *KeyedStats)
 }
 
 // NewKeyed makes a limit for each key. The error lists every bad field of cfg;
 // errors.Is(err, core.ErrConfig).
 func NewKeyed[K comparable](cfg KeyedConfig[K]) (*Keyed[K], error) {
+	p := core.Check("limit.KeyedConfig")
+	cfg = cfg.checked(p)
+	if err := p.Err(); err != nil {
+		return nil, err
+	}
+	b := &keyedBase[K]{kind: kindOf(cfg.Limit), seed: maphash.MakeSeed(), mask: uint64(shardsFor(cfg.MaxKeys) - 1)}
+	b.limiter.init(cfg.Name, cfg.Observer)
+	b.adopt(cfg)
+	k := &Keyed[K]{keyedBase: b}
+	switch cfg.Limit.(type) {
+	default:
+		k.each = newKeyedRate[K](b, bucketLawOf)
+	}
+	return k, nil
+}
+
+// checked is cfg with its defaults, and a copy of what it refers to.
+func (cfg KeyedConfig[K]) checked(p *core.Problems) KeyedConfig[K] {
 	if cfg.Name == "" {
 		cfg.Name = "keyed"
 	}
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = defaultMaxKeys
 	}
-	p := core.Check("limit.KeyedConfig")
-	p.If(cfg.MaxKeys < 0 || cfg.MaxKeys > math.MaxInt32, "MaxKeys", cfg.MaxKeys, "must be 0 to 2147483647")
-	each, ok := cfg.Limit.(TokenBucketConfig)
+	p.If(cfg.MaxKeys < 0 || int64(cfg.MaxKeys) > maxMaxKeys, "MaxKeys", cfg.MaxKeys, "must be 0 to 2147483647")
 	p.If(cfg.Limit == nil, "Limit", nil, "must be set")
-	p.If(cfg.Limit != nil && !ok, "Limit", nil, "must be a TokenBucketConfig")
-	if ok {
-		each = each.perKey(p, "Limit")
+	kind := kindOf(cfg.Limit)
+	p.If(cfg.Limit != nil && kind == noAlgorithm, "Limit", nil, "must be the Config of an algorithm, and no pointer to it")
+	if kind != noAlgorithm {
+		cfg.Limit = cfg.Limit.perKey(p, "Limit")
 	}
-	if err := p.Err(); err != nil {
-		return nil, err
+	plans := make(map[string]Algorithm, len(cfg.Plans))
+	for name, a := range cfg.Plans {
+		field := "Plans[" + name + "]"
+		p.If(name == "", field, nil, "must have a name: without one it is Limit")
+		switch kindOf(a) {
+		case noAlgorithm:
+			p.If(true, field, nil, "must be the Config of an algorithm, and no pointer to it")
+			continue
+		case kind:
+		default:
+			p.If(kind != noAlgorithm, field, nil, "must be of the same algorithm as Limit")
+		}
+		plans[name] = a.perKey(p, field)
 	}
-	c := clock.New()
-	k := &Keyed[K]{
-		gcra:    newGCRA(each.Rate, each.Burst, each.MaxWait),
-		limit:   each,
-		maxKeys: cfg.MaxKeys,
-		since:   c.Time(0),
-		seed:    maphash.MakeSeed(),
-		mask:    shardsFor(cfg.MaxKeys) - 1,
+	p.If(len(cfg.Plans) > 0 && cfg.Plan == nil, "Plan", nil, "must be set if there are Plans")
+	cfg.Plans = plans
+	return cfg
+}
+
+const maxMaxKeys = 1<<31 - 1
+
+// adopt makes the settings of cfg those in force that are not the algorithm's.
+func (b *keyedBase[K]) adopt(cfg KeyedConfig[K]) {
+	b.cfg = cfg
+	b.places.most.Store(int64(cfg.MaxKeys))
+	b.plan.Store(nil)
+	if cfg.Plan != nil {
+		b.plan.Store(&cfg.Plan)
 	}
-	k.refusals.init(cfg.Name, cfg.Observer, c)
-	k.setRound(each.Rate.Tokens, each.Rate.Per)
-	for i := range k.shards {
-		k.shards[i].owner = k
-		k.shards[i].index = make(map[K]*cell[K])
+	n, per := cfg.Limit.pace()
+	waits := cfg.Limit.maxWait() > 0
+	for _, a := range cfg.Plans {
+		waits = waits || a.maxWait() > 0
+		if n1, per1 := a.pace(); per1/time.Duration(n1) < per/time.Duration(n) {
+			n, per = n1, per1
+		}
 	}
-	k.overflow.owner = k
-	k.spare.home = &k.overflow
-	return k, nil
+	b.waits.Store(waits)
+	b.setRound(n, per)
+}
+
+// planOf asks for the plan of key. The caller has nothing locked.
+func (b *keyedBase[K]) planOf(key K) string {
+	if plan := b.plan.Load(); plan != nil {
+		return (*plan)(key)
+	}
+	return ""
 }
 
 // Allow takes one token of key if there is one, and reports whether it did.
 func (k *Keyed[K]) Allow(key K) bool { return k.AllowN(key, 1) }
 
-// AllowN is TokenBucket's AllowN for the bucket of key.
+// AllowN takes n tokens of key if there are as many, and reports whether it did;
+// it never takes a part. It is false for a negative n and for one above the
+// limit, and true for 0.
 func (k *Keyed[K]) AllowN(key K, n int) bool {
 	if k == nil {
 		return n >= 0
 	}
-	if n == 0 {
-		return true
+	if n <= 0 {
+		return n == 0 || k.malformed(context.Background(), n) == nil
 	}
-	if r := k.misfit(n, k.burst); r != nil {
-		k.refused(context.Background(), r.Reason, n)
-		return false
-	}
-	if c, _, _, _ := k.take(key, n, 0); c == nil {
-		k.refused(context.Background(), core.RateLimited, n)
-		return false
-	}
-	k.counts.Add(countAdmitted, 1)
-	return true
+	return k.each.allow(key, n)
 }
 
-// AcquireKey is TokenBucket's Acquire for the bucket of key.
+// Take is AllowN that also says what is left. Its Policy is the name of the
+// key's plan, or the limiter's own.
+func (k *Keyed[K]) Take(key K, n int) Decision {
+	if k == nil {
+		return unlimited(n)
+	}
+	if n <= 0 {
+		if n < 0 {
+			_ = k.malformed(context.Background(), n)
+		}
+		return k.each.peek(key, n)
+	}
+	return k.each.take(key, n)
+}
+
+// Peek is what Take would say, without taking anything: Peek(key, 0) is how
+// things stand.
+func (k *Keyed[K]) Peek(key K, n int) Decision {
+	if k == nil {
+		return unlimited(n)
+	}
+	return k.each.peek(key, n)
+}
+
+// Reserve takes n tokens of key that are there within maxWait, after those who
+// asked before, and does not wait: the Reservation says for how long to. The
+// errors are those of Wait.
+func (k *Keyed[K]) Reserve(key K, n int, maxWait time.Duration) (Reservation, error) {
+	switch {
+	case k == nil:
+		return Reservation{}, malformed(n)
+	case n < 0:
+		return Reservation{}, k.malformed(context.Background(), n)
+	case n == 0:
+		return Reservation{}, nil
+	}
+	return k.each.reserve(key, n, maxWait)
+}
+
+// Wait takes n tokens of key as soon as there are as many, after those who asked
+// before, as TokenBucket's or the other algorithm's Wait does. The errors are
+// the same.
+func (k *Keyed[K]) Wait(ctx context.Context, key K, n int) error {
+	switch {
+	case k == nil:
+		return waitForNothing(ctx, n)
+	case n < 0:
+		return k.malformed(ctx, n)
+	case n == 0:
+		if err := ctx.Err(); err != nil {
+			return k.refuse(ctx, k.ended(err), n)
+		}
+		return nil
+	}
+	return k.each.wait(ctx, key, n)
+}
+
+// AcquireKey is Acquire, of the algorithm, for the limit of key. What a permit
+// gives back goes where it was taken, even if the key was forgotten meanwhile;
+// what it charges beyond that goes to what the key has now.
 func (k *Keyed[K]) AcquireKey(ctx context.Context, key K, call core.Call) (core.Permit, error) {
 	n := call.Weight()
-	if k == nil {
+	switch {
+	case k == nil:
 		return core.Permit{}, malformed(n)
+	case n < 0:
+		return core.Permit{}, k.malformed(ctx, n)
 	}
-	if r := k.misfit(n, k.burst); r != nil {
-		return core.Permit{}, k.refuse(ctx, r, n)
-	}
-	patience := uint64(0)
-	if k.limit.MaxWait > 0 {
-		if err := ctx.Err(); err != nil {
-			return core.Permit{}, k.refuse(ctx, k.ended(err), n)
-		}
-		patience = k.patience(min(k.limit.MaxWait, core.TimeLeft(ctx)))
-	}
-	c, t, wait, now := k.take(key, n, patience)
-	turn := k.instant(now, wait)
-	if c == nil {
-		return core.Permit{}, k.refuse(ctx, k.limited(turn), n)
-	}
-	if wait > 0 {
-		if err := await(ctx, time.Duration(turn-k.clock.Now())); err != nil && k.clock.Now() < turn {
-			c.giveBack(t, n)
-			return core.Permit{}, k.refuse(ctx, k.ended(err), n)
-		}
-	}
-	k.counts.Add(countAdmitted, 1)
-	return core.NewPermit(c, t, core.WantsNothing), nil
+	return k.each.acquire(ctx, key, n)
 }
 
-// take takes n tokens of key if their turn comes within patience, in ticks. It
-// returns the bucket, nil if it refused, the charge, the ticks to wait, and the
-// clock reading that these count from.
-func (k *Keyed[K]) take(key K, n int, patience uint64) (c *cell[K], t core.Token, wait uint64, now int64) {
-	cost := k.cost(n)
-	c, now = k.lock(key)
-	defer c.home.mu.Unlock()
-	after, wait, ok := k.gcra.admit(c.tat, k.units(now), cost, patience, false)
-	if !ok {
-		return nil, t, wait, now
-	}
-	c.tat = after
-	return c, charged(after, n, c.returned), wait, now
-}
-
-// lock is the bucket that key has to use, its shard locked, and a clock reading.
-// A key that is not equal to itself, such as NaN, could never be found again and
-// uses the overflow bucket.
-//
-// The clock is read outside the lock for a key that is known: if the reading is
-// stale by then, that errs on the side of the limit. A new bucket begins at its
-// reading, so there it must not be older than what a sweep forgot.
-func (k *Keyed[K]) lock(key K) (c *cell[K], now int64) {
-	now = k.clock.Now()
-	s := k.shard(key)
-	s.mu.Lock()
-	if c = s.index[key]; c != nil {
-		return c, now
-	}
-	now = k.clock.Now()
-	if s.sweep(k.units(now)); key == key && k.room() {
-		return s.add(key, k.units(now)), now
-	}
-	s.mu.Unlock()
-	k.overflowed.Add(1)
-	k.overflow.mu.Lock()
-	return &k.spare, now
-}
-
-func (k *Keyed[K]) shard(key K) *shard[K] {
-	return &k.shards[maphash.Comparable(k.seed, key)&k.mask]
-}
-
-func shardsFor(maxKeys int) uint64 {
-	n := uint64(1)
-	for n < maxShards && uint64(maxKeys) >= 2*n*keysPerShard {
-		n *= 2
-	}
-	return n
-}
-
-// room takes a place for one more key, if there is one.
-func (k *Keyed[K]) room() bool {
-	if k.keys.Add(1) <= int64(k.maxKeys) {
-		return true
-	}
-	k.keys.Add(-1)
-	return false
-}
-
-// add makes the bucket of a key. It begins with the debt of the overflow bucket,
-// which may be this key's own. The caller holds mu.
-func (s *shard[K]) add(key K, now uint64) *cell[K] {
-	k := s.owner
-	k.overflow.mu.Lock()
-	tat := k.gcra.owed(k.spare.tat, now, 0)
-	k.overflow.mu.Unlock()
-	c := &cell[K]{home: s, tat: tat, place: uint32(len(s.cells)), key: key}
-	s.index[key] = c
-	s.cells = append(s.cells, c)
-	return c
-}
-
-// sweep looks at a few cells and forgets those that owe nothing. The caller
-// holds mu.
-func (s *shard[K]) sweep(now uint64) {
-	for range min(sweepStep, len(s.cells)) {
-		if s.next >= len(s.cells) {
-			s.next = 0
-		}
-		c := s.cells[s.next]
-		if s.owner.debt(c.tat, now) > 0 {
-			s.next++
-			continue
-		}
-		last := len(s.cells) - 1
-		s.cells[s.next] = s.cells[last]
-		s.cells[s.next].place = c.place
-		s.cells[last] = nil
-		s.cells = s.cells[:last]
-		delete(s.index, c.key)
-		s.owner.keys.Add(-1)
+// Charge takes n tokens of key whether they are there or not: for a cost that is
+// known only afterwards.
+func (k *Keyed[K]) Charge(key K, n int) {
+	if k != nil && n > 0 {
+		k.each.charge(key, n)
 	}
 }
 
-// FinishPermit is for core.Permit, as TokenBucket's.
-func (c *cell[K]) FinishPermit(_ context.Context, t core.Token, r core.Result) {
-	switch n := tokensOf(t); {
-	case r.Cost == 0:
-	case r.Cost < n:
-		c.giveBack(t, n-max(r.Cost, 0))
-	case r.Cost > n:
-		c.charge(r.Cost - n)
+// Refund gives n tokens of key back, which then count as not taken; never more
+// than its limit. Where there is a permit, its Result.Cost says more precisely
+// what is due. What a key took beyond MaxKeys, and so from a limit that it
+// shares, comes back by a permit alone.
+func (k *Keyed[K]) Refund(key K, n int) {
+	if k != nil && n > 0 {
+		k.each.refund(key, n)
 	}
 }
 
-// CancelPermit is for core.Permit, as TokenBucket's.
-func (c *cell[K]) CancelPermit(t core.Token) {
-	c.home.owner.counts.Add(countCancelled, 1)
-	c.giveBack(t, tokensOf(t))
-}
-
-// giveBack gives back n of the tokens that a call took; the clock as in
-// TokenBucket's.
-func (c *cell[K]) giveBack(t core.Token, n int) {
-	k := c.home.owner
-	c.home.mu.Lock()
-	defer c.home.mu.Unlock()
-	now := k.units(k.clock.Now())
-	if back := k.gcra.refund(c.tat, now, t, n, c.returned, k.full); back > 0 {
-		c.tat -= back
-		c.returned += uint32(n)
+// Pause stops the limit of key: until then none of its calls is admitted, and
+// those that wait, wait so much longer. Time stands still for it. A later Pause
+// of the key replaces an earlier one: a time that is past ends the pause. A
+// pause outlives what is remembered of the key. There are at most MaxKeys of
+// them; beyond that, the key has its limit used up until then instead.
+func (k *Keyed[K]) Pause(key K, until time.Time) {
+	if k != nil {
+		k.each.pause(key, int64(until.Sub(k.clock.Time(0))))
+		k.tellChange(core.KindPaused, max(0, time.Until(until)))
 	}
 }
 
-// charge takes n tokens whether they are there or not, from the bucket that the
-// key has now: this one may be forgotten.
-func (c *cell[K]) charge(n int) {
-	k := c.home.owner
-	var now int64
-	if c.home == &k.overflow {
-		c.home.mu.Lock()
-		now = k.clock.Now()
-	} else {
-		c, now = k.lock(c.key)
+// Reconfigure changes Limit, Plans, Plan and MaxKeys, while calls go on. What a
+// key owes it still owes, in tokens, and those who wait are given their new
+// turns. The algorithm, Name and Observer stay as they are. Where there are more
+// keys than MaxKeys now, none goes that still limits. If cfg is bad, nothing
+// changes.
+func (k *Keyed[K]) Reconfigure(cfg KeyedConfig[K]) error {
+	p := core.Check("limit.KeyedConfig")
+	cfg = cfg.checked(p)
+	if k != nil {
+		kind := kindOf(cfg.Limit)
+		p.If(kind != noAlgorithm && kind != k.kind, "Limit", nil, "must be of the same algorithm as before")
 	}
-	defer c.home.mu.Unlock()
-	ticks := k.units(now)
-	c.tat = k.gcra.owed(c.tat, ticks, n)
-}
-
-func (k *Keyed[K]) refuse(ctx context.Context, r *core.Rejection, n int) error {
-	k.refused(ctx, r.Reason, n)
-	return r
-}
-
-func (k *Keyed[K]) refused(ctx context.Context, why core.Reason, n int) {
-	k.counts.Add(countRefused, 1)
-	k.tell(ctx, why, n)
-}
-
-// await waits for d, or until ctx ends, whose error it returns then.
-func await(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := p.Err(); err != nil || k == nil {
+		return err
 	}
+	k.mu.Lock()
+	cfg.Name, cfg.Observer = k.cfg.Name, k.cfg.Observer
+	k.adopt(cfg)
+	k.each.reconfigure(cfg)
+	k.mu.Unlock()
+	k.tellChange(core.KindReconfigured, 0)
+	return nil
+}
+
+// malformed is the refusal of a negative cost.
+func (b *keyedBase[K]) malformed(ctx context.Context, n int) error {
+	return b.refuse(ctx, b.misfit(n, 0), n)
 }

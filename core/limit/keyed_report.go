@@ -1,14 +1,21 @@
 package limit
 
-import "github.com/surgewall/surgewall/core"
+import (
+	"maps"
+	"slices"
+
+	"github.com/surgewall/surgewall/core"
+)
 
 // KeyedStats is a Keyed at one moment.
 type KeyedStats struct {
-	Admitted   uint64 // calls admitted
+	Admitted   uint64 // calls admitted, those that still wait for their turn included
 	Refused    uint64 // calls refused, for whatever reason
-	Cancelled  uint64 // calls admitted whose permit was cancelled
-	Overflowed uint64 // calls that used the bucket shared beyond MaxKeys
+	Cancelled  uint64 // calls admitted whose permit or reservation was cancelled
+	Overflowed uint64 // calls that used a limit shared beyond MaxKeys
+	Forgotten  uint64 // keys forgotten since they owed nothing
 	Keys       int    // keys remembered
+	Paused     int    // keys paused, or whose pause is not noticed to be over
 	MaxKeys    int
 }
 
@@ -17,13 +24,29 @@ func (k *Keyed[K]) Stats() KeyedStats {
 	if k == nil {
 		return KeyedStats{}
 	}
-	return KeyedStats{
-		Admitted:   k.counts.Sum(countAdmitted),
-		Refused:    k.counts.Sum(countRefused),
-		Cancelled:  k.counts.Sum(countCancelled),
-		Overflowed: k.overflowed.Load(),
-		Keys:       int(min(k.keys.Load(), int64(k.maxKeys))),
-		MaxKeys:    k.maxKeys,
+	s := KeyedStats{
+		Refused: k.counts.Sum(countRefused),
+		MaxKeys: int(k.places.most.Load()),
+	}
+	k.each.count(&s)
+	return s
+}
+
+func (k *keyedRate[K, S]) count(sum *KeyedStats) {
+	sum.Paused = int(k.pauses.Load())
+	for i := range len(k.shards) + 1 {
+		s := &k.shared
+		if i < len(k.shards) {
+			s = &k.shards[i]
+		}
+		s.mu.Lock()
+		sum.Admitted += s.admitted
+		sum.Refused += s.refused
+		sum.Cancelled += s.cancelled
+		sum.Overflowed += s.overflowed
+		sum.Forgotten += s.forgotten
+		sum.Keys += int(s.keys)
+		s.mu.Unlock()
 	}
 }
 
@@ -40,17 +63,20 @@ func (k *Keyed[K]) Inspect() core.Report {
 	if k == nil {
 		return core.Report{Kind: "keyed_limit"}
 	}
+	k.mu.Lock()
+	cfg := k.cfg
+	k.mu.Unlock()
+	settings := cfg.Limit.settings("")
+	for _, plan := range slices.Sorted(maps.Keys(cfg.Plans)) {
+		settings = append(settings, cfg.Plans[plan].settings("Plans["+plan+"].")...)
+	}
 	s := k.Stats()
 	return core.Report{
 		Kind: "keyed_limit", Name: k.name, Since: k.since,
 		Values: append(callValues(s.Admitted, s.Refused),
 			core.Amount("surgewall.rate_limiting.key.count", "{key}", int64(s.Keys)),
-			core.Count("surgewall.rate_limiting.key.overflows", "{call}", s.Overflowed)),
-		Settings: []core.Setting{
-			{Name: "Rate", Value: k.limit.Rate},
-			{Name: "Burst", Value: k.limit.Burst},
-			{Name: "MaxWait", Value: k.limit.MaxWait},
-			{Name: "MaxKeys", Value: k.maxKeys},
-		},
+			core.Count("surgewall.rate_limiting.key.overflows", "{call}", s.Overflowed),
+			core.Count("surgewall.rate_limiting.key.forgotten", "{key}", s.Forgotten)),
+		Settings: append(settings, core.Setting{Name: "MaxKeys", Value: cfg.MaxKeys}),
 	}
 }

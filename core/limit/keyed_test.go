@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"math/rand/v2"
 	"sync"
@@ -24,6 +25,40 @@ func newKeyed[K comparable](t *testing.T, cfg KeyedConfig[K]) *Keyed[K] {
 	return k
 }
 
+func rates[K comparable](k *Keyed[K]) *keyedRate[K, bucketState] {
+	return k.each.(*keyedRate[K, bucketState])
+}
+
+// known reports whether a key has a limit of its own now.
+func known[K comparable](k *Keyed[K], key K) bool {
+	r := rates(k)
+	h := maphash.Comparable(k.seed, key)
+	s := &r.shards[h&k.mask]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.find(h, key) != nil
+}
+
+// checkKeyed fails if what k remembers is not in order, while nobody calls.
+func checkKeyed[K comparable](t require.TestingT, k *Keyed[K]) {
+	keys, paused := 0, 0
+	r := rates(k)
+	for i := range r.shards {
+		s := &r.shards[i]
+		for key, c := range checkTable(t, k.seed, &s.table) {
+			require.EqualValues(t, i, maphash.Comparable(k.seed, key)&k.mask)
+			require.Same(t, s, c.home.shard)
+			require.Same(t, s.set, c.home.rule.set)
+		}
+		require.False(t, s.fixed)
+		keys += int(s.keys)
+		paused += len(s.paused)
+	}
+	require.EqualValues(t, keys, k.places.taken.Load())
+	require.EqualValues(t, paused, r.pauses.Load())
+	require.Equal(t, keys, k.Stats().Keys)
+}
+
 func TestKeyedBadConfig(t *testing.T) {
 	k, err := NewKeyed(KeyedConfig[string]{MaxKeys: -1})
 	require.Nil(t, k)
@@ -31,17 +66,54 @@ func TestKeyedBadConfig(t *testing.T) {
 	require.ErrorContains(t, err, "limit.KeyedConfig.MaxKeys: -1: must be 0 to 2147483647")
 	require.ErrorContains(t, err, "limit.KeyedConfig.Limit: must be set")
 	_, err = NewKeyed(KeyedConfig[int]{Limit: (*TokenBucketConfig)(nil)})
-	require.ErrorContains(t, err, "limit.KeyedConfig.Limit: must be a TokenBucketConfig")
+	require.ErrorContains(t, err, "limit.KeyedConfig.Limit: must be the Config of an algorithm, and no pointer to it")
 
-	_, err = NewKeyed(KeyedConfig[string]{Limit: TokenBucketConfig{Name: "x", Burst: -1, Observer: &hearing{}}})
-	for _, want := range []string{
-		"limit.KeyedConfig.Limit.Name: x: must be empty",
-		"limit.KeyedConfig.Limit.Rate: 0 per 0s: must have Tokens above 0",
-		"limit.KeyedConfig.Limit.Burst: -1: must be 0 to 1073741823",
-		"limit.KeyedConfig.Limit.Observer: must be nil",
+	for _, tc := range []struct {
+		cfg  KeyedConfig[string]
+		want []string
+	}{
+		{KeyedConfig[string]{Limit: TokenBucketConfig{Name: "x", Burst: -1, Observer: &hearing{}}}, []string{
+			"limit.KeyedConfig.Limit.Name: x: must be empty",
+			"limit.KeyedConfig.Limit.Rate: 0 per 0s: must have Tokens above 0",
+			"limit.KeyedConfig.Limit.Burst: -1: must be 0 to 1073741823",
+			"limit.KeyedConfig.Limit.Observer: must be nil",
+		}},
+		{KeyedConfig[string]{Limit: LeakyBucketConfig{Name: "x", Capacity: -1, MaxWait: -1, Observer: &hearing{}}}, []string{
+			"limit.KeyedConfig.Limit.Name: x: must be empty",
+			"limit.KeyedConfig.Limit.Rate: 0 per 0s: must have Tokens above 0",
+			"limit.KeyedConfig.Limit.Capacity: -1: must be 0 to 1073741823",
+			"limit.KeyedConfig.Limit.MaxWait: -1ns: must not be negative",
+			"limit.KeyedConfig.Limit.Observer: must be nil",
+		}},
+		{KeyedConfig[string]{Limit: TokenBucketConfig{Rate: PerSecond(1)}, Plans: map[string]Algorithm{
+			"":     TokenBucketConfig{Rate: PerSecond(1)},
+			"gold": LeakyBucketConfig{Rate: PerSecond(1)},
+			"lead": TokenBucketConfig{Rate: PerSecond(-1)},
+			"iron": nil,
+			"zinc": &TokenBucketConfig{Rate: PerSecond(1)},
+		}}, []string{
+			"limit.KeyedConfig.Plans[]: must have a name",
+			"limit.KeyedConfig.Plans[gold]: must be of the same algorithm as Limit",
+			"limit.KeyedConfig.Plans[lead].Rate: -1 per 1s: must have Tokens above 0",
+			"limit.KeyedConfig.Plans[iron]: must be the Config of an algorithm",
+			"limit.KeyedConfig.Plans[zinc]: must be the Config of an algorithm",
+			"limit.KeyedConfig.Plan: must be set if there are Plans",
+		}},
 	} {
-		require.ErrorContains(t, err, want)
+		_, err = NewKeyed(tc.cfg)
+		require.ErrorIs(t, err, core.ErrConfig)
+		for _, want := range tc.want {
+			require.ErrorContains(t, err, want)
+		}
+		// A change is checked as well, and a bad one changes nothing.
+		k := newKeyed(t, KeyedConfig[string]{Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 3}})
+		before := k.Inspect().Settings
+		require.ErrorIs(t, k.Reconfigure(tc.cfg), core.ErrConfig)
+		require.Equal(t, before, k.Inspect().Settings)
 	}
+	c := newKeyed(t, KeyedConfig[string]{Limit: TokenBucketConfig{Rate: PerSecond(1)}})
+	err = c.Reconfigure(KeyedConfig[string]{Limit: LeakyBucketConfig{Rate: PerSecond(1)}})
+	require.ErrorContains(t, err, "limit.KeyedConfig.Limit: must be of the same algorithm as before")
 }
 
 func TestKeysDoNotShare(t *testing.T) {
@@ -98,17 +170,7 @@ func TestFullBucketsMakeRoom(t *testing.T) {
 		s := k.Stats()
 		require.LessOrEqual(t, s.Keys, 1000)
 		require.Zero(t, s.Overflowed)
-		cells, index := 0, 0
-		for i := range k.shards {
-			cells += len(k.shards[i].cells)
-			index += len(k.shards[i].index)
-			for at, c := range k.shards[i].cells {
-				require.EqualValues(t, at, c.place)
-				require.Same(t, c, k.shards[i].index[c.key])
-			}
-		}
-		require.Equal(t, s.Keys, cells)
-		require.Equal(t, s.Keys, index)
+		checkKeyed(t, k)
 	})
 }
 
@@ -179,11 +241,10 @@ func TestKeyedPermits(t *testing.T) {
 		older, err := k.AcquireKey(ctx, "a", core.Call{})
 		require.NoError(t, err)
 		time.Sleep(time.Second)
-		home := k.shard("a")
-		for i := 0; i < 10_000 && home.index["a"] != nil; i++ {
+		for i := 0; i < 10_000 && known(k, "a"); i++ {
 			k.Allow(fmt.Sprint("fresh", i))
 		}
-		require.Nil(t, home.index["a"])
+		require.False(t, known(k, "a"))
 		time.Sleep(time.Second)
 		old.Cancel()
 		older.Finish(ctx, core.Result{Cost: 4})

@@ -1,0 +1,73 @@
+package limit
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// manyNames are keys of 17 bytes, side by side in memory.
+func manyNames(prefix string, n int) []string {
+	var all strings.Builder
+	for i := range n {
+		fmt.Fprintf(&all, "%s%0*d", prefix, 17-len(prefix), i)
+	}
+	names := make([]string, n)
+	for i := range names {
+		names[i] = all.String()[i*17 : (i+1)*17]
+	}
+	return names
+}
+
+// live is what is on the heap and in use.
+func live() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// What KeyedConfig promises: a key takes a cell of 48 bytes, its string header
+// included, and a slot for it. As keys go, so does the memory.
+func TestKeyedMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	const keys = 200_000
+	synctest.Test(t, func(t *testing.T) {
+		names := manyNames("client-", keys)
+		before := live()
+		k := newKeyed(t, KeyedConfig[string]{MaxKeys: keys, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 10}})
+		for _, name := range names {
+			require.True(t, k.Allow(name))
+		}
+		full := live()
+		perKey := float64(full-before) / keys
+		t.Logf("%.1f bytes a key", perKey)
+		require.Less(t, perKey, 60.0)
+		require.Greater(t, perKey, 56.0, "less than a cell and its slot: it counts wrong")
+		require.Equal(t, keys, k.Stats().Keys)
+
+		// None is asked for any more but one: the others go all the same.
+		time.Sleep(time.Second)
+		calls := 0
+		for ; k.Stats().Keys > 1; calls += 1000 {
+			for range 1000 {
+				k.Allow(names[0])
+			}
+		}
+		require.LessOrEqual(t, calls, 10*keys)
+		empty := live()
+		t.Logf("%d bytes when empty, after %d calls", empty-before, calls)
+		require.Less(t, empty-before, (full-before)/20)
+		require.EqualValues(t, keys-1, k.Stats().Forgotten)
+		runtime.KeepAlive(k)
+		runtime.KeepAlive(names)
+	})
+}
