@@ -70,6 +70,19 @@ var middlewareRows = []row{
 		}, withHeaders...),
 		floor: bare,
 	},
+	{
+		name: "middleware by address, headers",
+		ours: contender{name: "httpmw.RateLimit", start: served(rateLimited(httpmw.HeadersLegacy))},
+		peers: append([]contender{
+			{"httprate", chi, served(func() (middleware, func()) {
+				return httprate.LimitBy(keyedBurst, day, remoteHost), nothing
+			})},
+		}, withHeaders...),
+		aside: []contender{
+			{"httpmw.RateLimit, draft 11", "", served(rateLimited(httpmw.HeadersDraft11))},
+		},
+		floor: bare,
+	},
 }
 
 var withHeaders = []contender{
