@@ -85,8 +85,9 @@ func RateLimit(l Limiter, cfg RateLimitConfig) (*Transport, error) {
 
 // RateLimitBy is RateLimit with a limiter for each key: for each server, by
 // OriginOf; for each account, by what the request carries. A response stops the
-// limiter of its request's key and no other. A redirect that http.Client follows
-// is a request like any other, and charged to its own key.
+// limiter of its request's key and no other, as far as l keeps them apart: see
+// MaxKeys of limit.KeyedConfig. A redirect that http.Client follows is a request
+// like any other, and charged to its own key.
 //
 // key is called once for each request, concurrently, before anything is held; it
 // must not read the body or change the request. A request for which it fails, or

@@ -99,6 +99,39 @@ func ExampleRateLimit_refuse() {
 	// not sent: rate_limited 2s
 }
 
+// Ten requests a second to each server; a pause stops the one that asked.
+func ExampleRateLimitBy() {
+	inVirtualTime(func() {
+		each, err := limit.NewKeyed(limit.KeyedConfig[transport.Origin]{
+			Limit: limit.TokenBucketConfig{Rate: limit.PerSecond(10), Burst: 1, MaxWait: 5 * time.Second},
+		})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		rt, err := transport.RateLimitBy(each, transport.OriginOf, transport.RateLimitConfig{Base: upstream(time.Now())})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		client := &http.Client{Transport: rt}
+		for _, url := range []string{"http://a.example/", "http://b.example/", "http://a.example/", "http://b.example/", "http://a.example/"} {
+			resp, err := client.Get(url)
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			_ = resp.Body.Close()
+		}
+	})
+	// Output:
+	// 0s a.example 200
+	// 0s b.example 200
+	// 100ms a.example 429
+	// 100ms b.example 200
+	// 2.2s a.example 200
+}
+
 func ExampleOriginOf() {
 	for _, url := range []string{"https://API.example:443/items?page=2", "http://api.example:8080/"} {
 		req, err := http.NewRequest(http.MethodGet, url, nil)

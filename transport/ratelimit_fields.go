@@ -16,8 +16,14 @@ import (
 //     nothing remains of one of its policies: the longest of their t, in
 //     seconds. If there is a Retry-After too, that is the answer.
 //
-// It also reads RateLimit as the drafts around that one write it: with a and w
-// for r and t, and as a Dictionary of remaining and reset, up to draft 07.
+// It also reads RateLimit as other drafts write it: as a Dictionary of remaining
+// and reset, as in -07, and with a and w for r and t, as is proposed for a later
+// one.
+//
+// The unit of t is the second. A server that lets a request through every 100 ms
+// and says "r=0;t=1" after each gets one a second from whoever believes it. To
+// heed refusals alone, set RateLimitConfig.Asked to a function that calls
+// PauseAsked for the status 429 and 503 and else returns 0.
 //
 // A field that is malformed is ignored as a whole, and so is the RateLimit of a
 // response that comes from a cache, by its Age. Fields in trailers are not

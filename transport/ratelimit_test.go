@@ -20,12 +20,15 @@ import (
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/circuit"
 	"github.com/surgewall/surgewall/core/limit"
+	"github.com/surgewall/surgewall/httpmw"
 	"github.com/surgewall/surgewall/transport"
 )
 
 var (
 	_ transport.Limiter = (*limit.TokenBucket)(nil)
 	_ transport.Limiter = (*limit.LeakyBucket)(nil)
+
+	_ transport.KeyedLimiter[string] = (*limit.Keyed[string])(nil)
 )
 
 func newBucket(t testing.TB, cfg limit.TokenBucketConfig) *limit.TokenBucket {
@@ -45,14 +48,12 @@ func newRateLimit(t testing.TB, l transport.Limiter, cfg transport.RateLimitConf
 	return rt
 }
 
-// buckets is a limiter for each key.
-type buckets[K comparable] map[K]*limit.TokenBucket
-
-func (b buckets[K]) AcquireKey(ctx context.Context, key K, call core.Call) (core.Permit, error) {
-	return b[key].Acquire(ctx, call)
+func newKeyed[K comparable](t testing.TB, each limit.Algorithm) *limit.Keyed[K] {
+	t.Helper()
+	k, err := limit.NewKeyed(limit.KeyedConfig[K]{Limit: each})
+	require.NoError(t, err)
+	return k
 }
-
-func (b buckets[K]) Pause(key K, until time.Time) { b[key].Pause(until) }
 
 // answers is a base that answers the n-th request with the n-th of its answers,
 // and then with 200.
@@ -130,10 +131,7 @@ func TestRateLimitWaitsOrRefuses(t *testing.T) {
 func TestRateLimitByOrigin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := transport.Origin{Scheme: "http", Host: "a"}, transport.Origin{Scheme: "http", Host: "b:8080"}
-		each := buckets[transport.Origin]{
-			a: newBucket(t, limit.TokenBucketConfig{Rate: limit.PerSecond(1), Burst: 2}),
-			b: newBucket(t, limit.TokenBucketConfig{Rate: limit.PerSecond(1), Burst: 2}),
-		}
+		each := newKeyed[transport.Origin](t, limit.TokenBucketConfig{Rate: limit.PerSecond(1), Burst: 2})
 		base := stub(func(req *http.Request) (*http.Response, error) {
 			resp, err := respond(200, http.NoBody)(req)
 			switch {
@@ -151,8 +149,8 @@ func TestRateLimitByOrigin(t *testing.T) {
 		resp, err := client.Get("http://A:80/moved") // one of a, one of b
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 1, each[a].Stats().Available)
-		require.Equal(t, 1, each[b].Stats().Available)
+		require.Equal(t, 1, each.Peek(a, 0).Remaining)
+		require.Equal(t, 1, each.Peek(b, 0).Remaining)
 
 		require.NoError(t, get(t, rt, "http://a/"))
 		start := time.Now()
@@ -161,7 +159,7 @@ func TestRateLimitByOrigin(t *testing.T) {
 		time.Sleep(time.Second)
 		_, err = client.Get("http://b:8080/moved") //nolint:bodyclose // refused
 		require.ErrorIs(t, err, limit.ErrLimited, "the redirect is a request too")
-		require.Zero(t, each[b].Stats().Available)
+		require.Zero(t, each.Peek(b, 0).Remaining)
 	})
 }
 
@@ -353,8 +351,7 @@ func TestRateLimitInFrontOfABreaker(t *testing.T) {
 // refuses leaves the statistics of the backend as if it had not been picked.
 func TestRateLimitBehindABalancer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := transport.Origin{Scheme: "http", Host: "a"}, transport.Origin{Scheme: "http", Host: "b"}
-		each := buckets[transport.Origin]{a: newBucket(t, limit.TokenBucketConfig{}), b: newBucket(t, limit.TokenBucketConfig{})}
+		each := newKeyed[transport.Origin](t, limit.TokenBucketConfig{Rate: limit.PerSecond(100)})
 		limited, err := transport.RateLimitBy(each, transport.OriginOf, transport.RateLimitConfig{
 			Base: stub(func(req *http.Request) (*http.Response, error) {
 				resp, err := respond(200, http.NoBody)(req)
@@ -462,12 +459,60 @@ func TestRateLimitOverTheWire(t *testing.T) {
 	require.EqualValues(t, 3, served.Load())
 }
 
+// Client and server of this module understand each other: who heeds what the
+// server tells is not refused, and still gets what there is.
+func TestRateLimitAgainstOurServer(t *testing.T) {
+	for name, c := range map[string]struct {
+		headers httpmw.Headers
+		asked   func(*http.Response) time.Duration
+		refused int
+	}{
+		"draft 10":    {httpmw.HeadersDraft10, nil, 0},
+		"draft 11":    {httpmw.HeadersDraft11, nil, 0},
+		"seconds":     {httpmw.HeadersLegacy, transport.PauseAskedSeconds, 0},
+		"unix":        {httpmw.HeadersLegacyUnix, transport.PauseAskedUnix, 0},
+		"Retry-After": {httpmw.HeadersNone, nil, 18}, // every other one
+		"unheeded":    {httpmw.HeadersDraft10, func(*http.Response) time.Duration { return 0 }, 35},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				limited, err := httpmw.RateLimit(httpmw.RateLimitConfig[string]{
+					Guard:   newKeyed[string](t, limit.TokenBucketConfig{Rate: limit.PerSecond(1), Burst: 5}),
+					Key:     func(*http.Request) (string, error) { return "all", nil },
+					Headers: c.headers,
+				})
+				require.NoError(t, err)
+				handler := limited(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+				refused := 0
+				base := stub(func(req *http.Request) (*http.Response, error) {
+					w := httptest.NewRecorder()
+					handler.ServeHTTP(w, req)
+					if w.Code == http.StatusTooManyRequests {
+						refused++
+					}
+					return w.Result(), nil
+				})
+				bucket := newBucket(t, limit.TokenBucketConfig{Rate: limit.PerSecond(1000), Burst: 1000, MaxWait: time.Hour})
+				rt := newRateLimit(t, bucket, transport.RateLimitConfig{Base: base, Asked: c.asked})
+				start := time.Now()
+				for range 40 {
+					require.NoError(t, get(t, rt, "http://a"))
+				}
+				require.Equal(t, c.refused, refused)
+				if c.asked == nil && c.refused == 0 {
+					require.Equal(t, 35*time.Second, time.Since(start), "five at once, then one a second")
+				}
+			})
+		})
+	}
+}
+
 func TestAllocationsOfRateLimit(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
 	bucket := newBucket(t, limit.TokenBucketConfig{Rate: limit.PerSecond(1e9), Burst: 1 << 29})
-	each := buckets[transport.Origin]{{Scheme: "https", Host: "api.example"}: bucket}
+	each := newKeyed[transport.Origin](t, limit.TokenBucketConfig{Rate: limit.PerSecond(1e9), Burst: 1 << 29})
 	by, err := transport.RateLimitBy(each, transport.OriginOf, transport.RateLimitConfig{Base: bare{}})
 	require.NoError(t, err)
 	told := &tells{header: http.Header{"Ratelimit": {`"a";r=50;t=30, "b";r=1;x="y"`}, "Age": {"0"}}}
@@ -483,7 +528,7 @@ func TestAllocationsOfRateLimit(t *testing.T) {
 		require.Equal(t, want, testing.AllocsPerRun(100, func() { once(c.rt, req) }), name)
 	}
 	// A flood of requests during a pause allocates nothing.
-	bucket.Pause(time.Now().Add(time.Hour))
+	each.Pause(transport.Origin{Scheme: "https", Host: "api.example"}, time.Now().Add(time.Hour))
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		if _, err := by.RoundTrip(req); err == nil { //nolint:bodyclose // refused
 			panic("sent during a pause")
@@ -500,7 +545,7 @@ func (a *tells) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func BenchmarkRateLimit(b *testing.B) {
 	bucket := newBucket(b, limit.TokenBucketConfig{Rate: limit.PerSecond(1e9), Burst: 1 << 29})
-	each := buckets[transport.Origin]{{Scheme: "https", Host: "api.example"}: bucket}
+	each := newKeyed[transport.Origin](b, limit.TokenBucketConfig{Rate: limit.PerSecond(1e9), Burst: 1 << 29})
 	by, err := transport.RateLimitBy(each, transport.OriginOf, transport.RateLimitConfig{Base: bare{}})
 	require.NoError(b, err)
 	told := &tells{header: http.Header{"Ratelimit": {`"default";r=50;t=30`}, "Date": {"x"}}}
