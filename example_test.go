@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -55,24 +56,55 @@ func Example() {
 	// closed 2
 }
 
+func Example_perClient() {
+	shop := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "welcome") })
+	// readme: begin
+	perClient, err := limit.NewKeyed(limit.KeyedConfig[netip.Addr]{
+		Name:  "client",
+		Limit: limit.TokenBucketConfig{Rate: limit.PerMinute(10), Burst: 2},
+	})
+	check(err)
+	limited, err := httpmw.RateLimit(httpmw.RateLimitConfig[netip.Addr]{
+		Guard:     perClient,
+		Key:       httpmw.PeerIP, // behind proxies: httpmw.ForwardedForIP and others
+		Headers:   httpmw.HeadersDraft11,
+		SkipPaths: []string{"/healthz"},
+	})
+	check(err)
+	handler := limited(shop)
+	// readme: end
+	for range 3 {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil)
+		handler.ServeHTTP(w, r)
+		fmt.Println(w.Code, w.Header().Get("RateLimit-Policy"))
+	}
+	// Output:
+	// 200 "client";q=2;w=12
+	// 200 "client";q=2;w=12
+	// 429 "client";q=2;w=12
+}
+
 func check(err error) {
 	if err != nil {
 		panic(err)
 	}
 }
 
-// The example in the README is the one above.
+// The examples in the README are those above.
 func TestReadme(t *testing.T) {
 	source, err := os.ReadFile("example_test.go")
 	require.NoError(t, err)
-	_, rest, _ := strings.Cut(string(source), "\t// readme: begin\n")
-	code, _, found := strings.Cut(rest, "\t// readme: end\n")
-	require.True(t, found)
-	var block strings.Builder
-	for line := range strings.Lines(code) {
-		block.WriteString(strings.TrimPrefix(line, "\t"))
-	}
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
-	require.Contains(t, string(readme), "```go\n"+block.String()+"```\n")
+	blocks := strings.Split(string(source), "\t// readme: begin\n")[1:]
+	require.Len(t, blocks, 2)
+	for _, code := range blocks {
+		code, _, found := strings.Cut(code, "\t// readme: end\n")
+		require.True(t, found)
+		var block strings.Builder
+		for line := range strings.Lines(code) {
+			block.WriteString(strings.TrimPrefix(line, "\t"))
+		}
+		require.Contains(t, string(readme), "```go\n"+block.String()+"```\n")
+	}
 }
