@@ -107,6 +107,10 @@ func NewKeyed[K comparable](cfg KeyedConfig[K]) (*Keyed[K], error) {
 	b.adopt(cfg)
 	k := &Keyed[K]{keyedBase: b}
 	switch cfg.Limit.(type) {
+	case SlidingWindowConfig:
+		k.each = newKeyedRate[K](b, windowLawOf)
+	case SlidingLogConfig:
+		k.each = newKeyedRate[K](b, logLawOf)
 	default:
 		k.each = newKeyedRate[K](b, bucketLawOf)
 	}

@@ -6,8 +6,9 @@ import (
 	"github.com/surgewall/surgewall/core"
 )
 
-// Algorithm is what Keyed gives to each key: a TokenBucketConfig or a
-// LeakyBucketConfig, without Name and Observer. The set is closed.
+// Algorithm is what Keyed gives to each key: a TokenBucketConfig, a
+// LeakyBucketConfig, a SlidingWindowConfig or a SlidingLogConfig, without Name and
+// Observer. The set is closed.
 type Algorithm interface {
 	// perKey checks the settings, as those of a field with that name, and
 	// returns them with their defaults.
@@ -28,6 +29,8 @@ const (
 	noAlgorithm kind = iota
 	tokenBuckets
 	leakyBuckets
+	slidingWindows
+	slidingLogs
 )
 
 // kindOf is noAlgorithm for nil and for pointers, which are Algorithms for the
@@ -38,6 +41,10 @@ func kindOf(a Algorithm) kind {
 		return tokenBuckets
 	case LeakyBucketConfig:
 		return leakyBuckets
+	case SlidingWindowConfig:
+		return slidingWindows
+	case SlidingLogConfig:
+		return slidingLogs
 	default:
 		return noAlgorithm
 	}
