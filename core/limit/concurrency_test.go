@@ -157,14 +157,14 @@ func TestConcurrencyCosts(t *testing.T) {
 	require.NoError(t, c.Wait(ctx, 0))
 	p.Cancel()
 	inFlight(t, c, 1)
-	for _, n := range []int{6, 1 << 31, 1 << 32, math.MaxInt} {
+	for _, n := range []int{6, 1 << 30, math.MaxInt32, math.MaxInt} {
 		_, err = c.Acquire(ctx, core.Call{Cost: n})
 		require.ErrorIs(t, err, ErrNeverFits)
 		rejected(t, err, core.NeverFits)
 		require.ErrorIs(t, c.Wait(ctx, n), ErrNeverFits)
 		require.False(t, c.TryAcquire(n))
 	}
-	for _, n := range []int{-1, -1 << 32, math.MinInt} {
+	for _, n := range []int{-1, math.MinInt32, math.MinInt} {
 		_, err = c.Acquire(ctx, core.Call{Cost: n})
 		require.ErrorIs(t, err, ErrInvalidCost)
 		rejected(t, err, core.InvalidCost)

@@ -27,7 +27,7 @@ const (
 	callsShift = 33
 )
 
-func freeOf(word uint64) int { return int(word&slotsMask) - noSlots }
+func freeOf(word uint64) int { return int(int64(word&slotsMask) - noSlots) }
 
 // roomOf is how many slots a call may take at once: none before those who wait.
 func roomOf(word uint64) int {
