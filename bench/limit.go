@@ -11,7 +11,7 @@ import (
 )
 
 var limitRows = slices.Concat(
-	bucketRows, leakyRows, concurrencyRows, keyedRows, memoryRows, idleRows, accuracyRows, middlewareRows,
+	bucketRows, leakyRows, windowRows, concurrencyRows, keyedRows, memoryRows, idleRows, accuracyRows, middlewareRows,
 )
 
 // Calls are admitted by limiters of 10^9 a second, which no caller reaches, and

@@ -32,7 +32,7 @@ var accuracyRows = []row{
 }
 
 func accuracyRow(name string, perSecond, burst, goroutines int) row {
-	window := time.Duration(burst) * time.Second / time.Duration(perSecond)
+	length := time.Duration(burst) * time.Second / time.Duration(perSecond)
 	// kept is by a limiter that is to admit at most so many at once.
 	kept := func(atOnce int, make func() (allow func() bool, stop func())) start {
 		return keeping(perSecond, atOnce, goroutines, math.Inf(1), make)
@@ -64,7 +64,7 @@ func accuracyRow(name string, perSecond, burst, goroutines int) row {
 				return ratelimiter.NewSmoothBuilder[any](uint(perSecond), time.Second).Build().TryAcquirePermit, nothing
 			})},
 			{"failsafe-go bursty", failsafe, kept(burst, func() (func() bool, func()) {
-				return ratelimiter.NewBurstyBuilder[any](uint(burst), window).Build().TryAcquirePermit, nothing
+				return ratelimiter.NewBurstyBuilder[any](uint(burst), length).Build().TryAcquirePermit, nothing
 			})},
 			{"throttled", throttling, kept(burst, func() (func() bool, func()) {
 				l := newThrottled(throttled.PerSec(perSecond), burst)
@@ -74,21 +74,21 @@ func accuracyRow(name string, perSecond, burst, goroutines int) row {
 				}, nothing
 			})},
 			{"go-limiter", sethvargoes, kept(burst, func() (func() bool, func()) {
-				s := newSethvargo(uint64(burst), window, 0)
+				s := newSethvargo(uint64(burst), length, 0)
 				return func() bool {
 					_, _, _, ok, err := s.Take(ctx, "")
 					return err == nil && ok
 				}, closing(s)
 			})},
 			{"ulule/limiter", ulules, kept(burst, func() (func() bool, func()) {
-				l := newUlule(int64(burst), window, 0)
+				l := newUlule(int64(burst), length, 0)
 				return func() bool {
 					c, err := l.Get(ctx, "")
 					return err == nil && !c.Reached
 				}, nothing
 			})},
 			{"httprate", chi, kept(burst, func() (func() bool, func()) {
-				allow := httprateStoreOf(burst, window)
+				allow := httprateStoreOf(burst, length)
 				return func() bool { return allow("") }, nothing
 			})},
 		},
@@ -96,8 +96,11 @@ func accuracyRow(name string, perSecond, burst, goroutines int) row {
 			{"LeakyBucket", "", within(func() func() bool {
 				return leaky(limit.PerSecond(perSecond), burst).Allow
 			})},
+			{"SlidingWindow", "", within(func() func() bool {
+				return window(burst, length).Allow
+			})},
 			{"Keyed, one key", "", within(func() func() bool {
-				k := newKeyed(1, limit.PerSecond(perSecond), burst)
+				k := newKeyed(1, limit.TokenBucketConfig{Rate: limit.PerSecond(perSecond), Burst: burst})
 				return func() bool { return k.Allow("key") }
 			})},
 		},

@@ -179,9 +179,7 @@ func remoteHost(r *http.Request) (string, error) {
 // rateLimited is ours by the address of the peer.
 func rateLimited(h httpmw.Headers) func() (middleware, func()) {
 	return func() (middleware, func()) {
-		k := must(limit.NewKeyed(limit.KeyedConfig[netip.Addr]{
-			Limit: limit.TokenBucketConfig{Rate: limit.PerSecond(keyedRate), Burst: keyedBurst},
-		}))
+		k := must(limit.NewKeyed(limit.KeyedConfig[netip.Addr]{Limit: keyedLimit}))
 		return must(httpmw.RateLimit(httpmw.RateLimitConfig[netip.Addr]{Guard: k, Key: httpmw.PeerIP, Headers: h})), nothing
 	}
 }

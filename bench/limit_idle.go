@@ -3,18 +3,22 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"math/bits"
 	"runtime"
 	"time"
 )
 
-// idleRows: a million keys that have not been asked for in a second, and one
-// goroutine that asks for others, for three. The time of each call is taken.
-// Those who sweep from time to time do so each second. The second row has a new key in
-// each call; ours is full by then, and has to forget.
+// idleRows: a million keys that nobody asks for any more, and one goroutine that
+// asks for others, for three seconds. The time of each call is taken. Those who
+// sweep from time to time do so each second, and forget what was not asked for
+// in one. The second row has a new key in each call; ours is full by then, and
+// has to forget.
 //
-// What else the machine does is in the worst call too, so the floor is what it
-// does to a loop that reads the clock and nothing else.
+// What else the machine does is in the longest call too, up to tens of
+// milliseconds. It does not come each time, and a sweep does: so there are three
+// runs, and the figure is the least of their longest calls. The floor is what is
+// left of the machine in that: a loop that reads the clock and nothing else.
 var idleRows = []row{
 	idleRow("idle, 1,000,000 keys", false),
 	idleRow("idle, 1,000,000 keys, and new ones", true),
@@ -23,62 +27,87 @@ var idleRows = []row{
 func idleRow(name string, fresh bool) row {
 	watched := func(make newStore) start { return watched(make, fresh) }
 	return row{
-		name: name, unit: "us worst",
+		name: name, unit: "us longest",
 		once: true, procs: []int{runtime.NumCPU()},
-		also:  []extra{{"half of the calls", "ns"}, {"99.99 of 100", "us"}},
+		also:  []extra{{"half of the calls", "ns"}, {"99.99 of 100", "us"}, {"longest of all runs", "us"}},
 		ours:  contender{name: "Keyed", start: watched(ourStore)},
 		peers: storesOf(watched, false),
 		floor: contender{name: "clock", start: watched(func(int, storeConfig) (store, func()) {
-			return func(string) bool { return true }, nothing
+			return func(string) bool { return true }, func() {}
 		})},
 	}
 }
 
-const others = 1000 // few enough, and enough to be admitted however fast they come
+const (
+	others = 1000 // few enough, and enough to be admitted however fast they come
+	runs   = 3
+)
 
 func watched(make newStore, fresh bool) start {
 	return func(ctx context.Context, p plan) (measure, func(), error) {
-		window := p.span / 2
-		c := storeConfig{calls: int(30_000 * window / time.Second), window: window, sweep: window}
 		known, room := names("client-", p.keys), p.keys+others
 		asked := names("others-", others)
 		if fresh {
 			asked, room = names("others-", p.keys), p.keys
 		}
-		ask, stop := make(room, c)
-		for _, key := range known {
-			if !ask(key) {
-				return nil, stop, errors.New("a first call was refused")
-			}
-		}
-		runtime.KeepAlive(known)
-		select {
-		case <-time.After(c.window):
-		case <-ctx.Done():
-		}
 		return func(d time.Duration) (sample, error) {
-			if fresh {
-				d = 10 * d // it ends when the keys do
-			} else {
-				d += d / 2
-			}
-			h := new(histogram)
-			epoch := time.Now()
-			last := time.Duration(0)
-			for i := 0; last < d && (i < len(asked) || !fresh); i++ {
-				if !ask(asked[i%len(asked)]) {
-					return sample{}, errors.New("a call was refused")
+			window := d / 2
+			c := storeConfig{calls: int(30_000 * window / time.Second), window: window, sweep: window}
+			var all histogram
+			least := uint64(math.MaxUint64)
+			for range runs {
+				run := func() (uint64, error) {
+					ask, stop := make(room, c)
+					defer stop()
+					for _, key := range known {
+						if !ask(key) {
+							return 0, errors.New("a first call was refused")
+						}
+					}
+					if ctx.Err() != nil {
+						return 0, ctx.Err()
+					}
+					runtime.GC()
+					return watch(&all, ask, asked, 3*window, fresh)
 				}
-				now := time.Since(epoch)
-				h.add(uint64(now - last))
-				last = now
+				worst, err := run()
+				if err != nil {
+					return sample{}, err
+				}
+				least = min(least, worst)
 			}
 			return sample{
-				value: float64(h.worst) / 1e3,
-				also:  []float64{float64(h.quantile(0.5)), float64(h.quantile(0.9999)) / 1e3},
+				value: float64(least) / 1e3,
+				also: []float64{
+					float64(all.quantile(0.5)), float64(all.quantile(0.9999)) / 1e3, float64(all.worst) / 1e3,
+				},
 			}, nil
-		}, stop, nil
+		}, nothing, nil
 	}
+}
+
+// watch asks for d, or for each key once, adds the times of the calls to h, and
+// returns the longest.
+func watch(h *histogram, ask store, keys []string, d time.Duration, once bool) (longest uint64, err error) {
+	epoch := time.Now()
+	last := time.Duration(0)
+	for i := 0; once || last < d; i++ {
+		if i >= len(keys) {
+			if once {
+				break
+			}
+			i = 0
+		}
+		if !ask(keys[i]) {
+			return 0, errors.New("a call was refused")
+		}
+		now := time.Since(epoch)
+		took := uint64(now - last)
+		h.add(took)
+		longest = max(longest, took)
+		last = now
+	}
+	return longest, nil
 }
 
 // histogram counts in buckets of less than 2 % of their value each.

@@ -42,7 +42,7 @@ func keyedRow(name string, size int, zipf bool) row {
 		name: name,
 		big:  size > 100_000,
 		ours: contender{name: "Keyed.AllowN", start: asked(func(keys *keyset) (func(walk, int) int, func()) {
-			k := newKeyed(len(keys.names), limit.PerSecond(keyedRate), keyedBurst)
+			k := newKeyed(len(keys.names), keyedLimit)
 			for _, name := range keys.names {
 				k.AllowN(name, keyedDebt)
 			}
@@ -131,7 +131,7 @@ func keyedRow(name string, size int, zipf bool) row {
 		},
 		aside: []contender{
 			{"Keyed.AcquireKey", "", asked(func(keys *keyset) (func(walk, int) int, func()) {
-				k, ctx := newKeyed(len(keys.names), limit.PerSecond(keyedRate), keyedBurst), context.Background()
+				k, ctx := newKeyed(len(keys.names), keyedLimit), context.Background()
 				keys.each(func(key string) { k.AllowN(key, keyedDebt) })
 				return func(w walk, n int) (admitted int) {
 					for range n {
@@ -183,11 +183,10 @@ const (
 	keyedDebt  = 1_000_000
 )
 
-func newKeyed(keys int, each limit.Rate, burst int) *limit.Keyed[string] {
-	return must(limit.NewKeyed(limit.KeyedConfig[string]{
-		MaxKeys: keys,
-		Limit:   limit.TokenBucketConfig{Rate: each, Burst: burst},
-	}))
+var keyedLimit = limit.TokenBucketConfig{Rate: limit.PerSecond(keyedRate), Burst: keyedBurst}
+
+func newKeyed(keys int, each limit.Algorithm) *limit.Keyed[string] {
+	return must(limit.NewKeyed(limit.KeyedConfig[string]{MaxKeys: keys, Limit: each}))
 }
 
 // xtimeSyncMap and xtimeMutexMap are the two usual ways to have an x/time/rate

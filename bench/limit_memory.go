@@ -22,7 +22,12 @@ var memoryRows = []row{{
 	also:  []extra{{"heap objects", "objects/key"}, {"first call", "ns"}},
 	ours:  contender{name: "Keyed", start: held(ourStore)},
 	peers: storesOf(held, true),
-	aside: []contender{{"httprate, keeps a hash of the key", chi, held(httprateStore)}},
+	aside: []contender{
+		{"httprate, keeps a hash of the key", chi, held(httprateStore)},
+		{"Keyed, sliding windows", "", held(func(keys int, c storeConfig) (store, func()) {
+			return newKeyed(keys, limit.SlidingWindowConfig{Limit: c.calls, Window: c.window}).Allow, nothing
+		})},
+	},
 	floor: contender{name: "map of words", start: held(func(keys int, _ storeConfig) (store, func()) {
 		words := make(map[string]int64)
 		return func(key string) bool {
@@ -98,7 +103,7 @@ func httprateStoreOf(calls int, window time.Duration) store {
 }
 
 func ourStore(keys int, c storeConfig) (store, func()) {
-	return newKeyed(keys, limit.Rate{Tokens: c.calls, Per: c.window}, c.calls).Allow, nothing
+	return newKeyed(keys, limit.TokenBucketConfig{Rate: limit.Per(c.calls, c.window), Burst: c.calls}).Allow, nothing
 }
 
 // held measures bytes, objects and the time of a call for each new key.
