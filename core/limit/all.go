@@ -24,13 +24,21 @@ type Limiter interface {
 // part is one of the limits of a Combined.
 type part interface {
 	meter
-	core.Component
+	settable
 	base() *limiter
 	peek(n int) Decision
 
 	// when is the clock reading from which a call of n would not have to wait,
 	// and the present one: the first is not later if it would not now.
 	when(n int) (turn, now int64)
+}
+
+// settable is what Combined does to all of its limits alike.
+type settable interface {
+	core.Component
+	Charge(n int)
+	Refund(n int)
+	Pause(until time.Time)
 }
 
 // Combined is several limits that hold at the same time: ten a second, and a
@@ -166,6 +174,27 @@ func (c *Combined) Acquire(ctx context.Context, call core.Call) (core.Permit, er
 	return permit(ctx, &c.limiter, c, n, 0)
 }
 
+// Charge takes n from each limit whether it is there or not.
+func (c *Combined) Charge(n int) {
+	for _, p := range c.parts() {
+		p.Charge(n)
+	}
+}
+
+// Refund gives n back to each limit, which then count as not taken.
+func (c *Combined) Refund(n int) {
+	for _, p := range c.parts() {
+		p.Refund(n)
+	}
+}
+
+// Pause stops each of the limits: see TokenBucket's.
+func (c *Combined) Pause(until time.Time) {
+	for _, p := range c.parts() {
+		p.Pause(until)
+	}
+}
+
 // Ready reports whether a call of cost 1 would be admitted at once.
 func (c *Combined) Ready() bool { return c.Peek(1).OK }
 
@@ -188,7 +217,7 @@ func (c *Combined) Stats() Stats {
 	}
 	d := c.Peek(0)
 	return Stats{
-		Admitted:  c.counts.Sum(countAdmitted) - c.counts.Sum(countAbandoned),
+		Admitted:  c.admitted(c.counts.Sum(countAdmitted)),
 		Refused:   c.counts.Sum(countRefused),
 		Cancelled: c.counts.Sum(countCancelled),
 		Available: d.Remaining, Limit: d.Limit,
@@ -295,7 +324,7 @@ func (s *share) drop() {
 func (s *share) abandonAll() {
 	for i := len(s.charges) - 1; i >= 0; i-- {
 		s.charges[i].by.abandon(s.charges[i].token)
-		s.of.all[i].base().counts.Add(countAbandoned, 1)
+		s.of.all[i].base().counts.Add(countPending, 1)
 	}
 }
 

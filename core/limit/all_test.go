@@ -252,3 +252,56 @@ func TestAllAllocatesNothing(t *testing.T) {
 		require.Zero(t, testing.AllocsPerRun(1000, f), name)
 	}
 }
+
+// All takes the windows too, and passes on what is done to all of them.
+func TestAllOfEveryAlgorithm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		window, err := NewSlidingWindow(SlidingWindowConfig{Name: "window", Limit: 4, Window: time.Second})
+		require.NoError(t, err)
+		log, err := NewSlidingLog(SlidingLogConfig{Name: "log", Limit: 4, Window: time.Second})
+		require.NoError(t, err)
+		limits := []Limiter{
+			newBucket(t, TokenBucketConfig{Name: "bucket", Rate: PerSecond(4), Burst: 4}),
+			newLeaky(t, LeakyBucketConfig{Name: "leaky", Rate: PerSecond(4), Capacity: 4}),
+			window, log,
+		}
+		all := All(limits...)
+		left := func(want int) {
+			t.Helper()
+			for _, l := range limits {
+				require.Equal(t, want, l.Peek(0).Remaining, l.Name())
+			}
+		}
+		require.True(t, all.AllowN(3))
+		left(1)
+		require.False(t, all.AllowN(2))
+		left(1)
+		all.Charge(1)
+		left(0)
+		all.Refund(3)
+		left(3)
+		p, err := all.Acquire(t.Context(), core.Call{Cost: 2})
+		require.NoError(t, err)
+		left(1)
+		p.Cancel()
+		left(3)
+		start := time.Now()
+		all.Pause(start.Add(time.Minute))
+		for _, l := range limits {
+			require.False(t, l.Peek(1).OK, l.Name())
+		}
+		require.NoError(t, all.Wait(t.Context(), 3))
+		require.Equal(t, time.Minute+time.Second/4, time.Since(start), "the leaky bucket had one to drain")
+
+		for _, l := range limits {
+			// Used up by itself, each is the one that binds.
+			time.Sleep(10 * time.Second)
+			p, err := l.Acquire(t.Context(), core.Call{Cost: 4})
+			require.NoError(t, err, l.Name())
+			_, err = all.Acquire(t.Context(), core.Call{})
+			require.ErrorIs(t, err, ErrLimited)
+			require.ErrorContains(t, err, `"`+l.Name()+`"`)
+			p.Done(t.Context(), core.Success)
+		}
+	})
+}

@@ -395,3 +395,62 @@ func TestReconfigureUnderLoad(t *testing.T) {
 	s := b.Stats()
 	require.EqualValues(t, taken.Load()-(big-1)*admittedBig.Load()-(small-1)*waited.Load(), s.Admitted)
 }
+
+// A pause, or slower settings, can put off a turn beyond what a call would wait
+// for: then it fails at once.
+func TestWaitersFailWhenTheirTurnIsPutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, change := range map[string]func(b *TokenBucket){
+			"paused": func(b *TokenBucket) { b.Pause(time.Now().Add(10 * time.Second)) },
+			"slower": func(b *TokenBucket) { _ = b.Reconfigure(TokenBucketConfig{Rate: Per(1, 10*time.Second), Burst: 1}) },
+		} {
+			b := newBucket(t, TokenBucketConfig{Rate: PerSecond(1), Burst: 1, MaxWait: 2 * time.Second})
+			require.True(t, b.Allow())
+			start := time.Now()
+			failed := make(chan error, 2)
+			go func() {
+				_, err := b.Acquire(t.Context(), core.Call{})
+				failed <- err
+			}()
+			synctest.Wait()
+			go func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				failed <- b.Wait(ctx, 1)
+			}()
+			synctest.Wait()
+			change(b)
+			for range 2 {
+				err := <-failed
+				require.ErrorIs(t, err, ErrLimited, name)
+				require.NotErrorIs(t, err, context.DeadlineExceeded)
+				require.GreaterOrEqual(t, retryAfter(t, err), 10*time.Second, name)
+			}
+			require.Equal(t, start, time.Now(), "at once")
+			require.EqualValues(t, 1, b.Stats().Admitted)
+		}
+	})
+}
+
+// Who still waits is not admitted yet, and no report takes back what another
+// has shown.
+func TestAdmittedNeverFalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBucket(t, TokenBucketConfig{Rate: PerSecond(10), Burst: 1})
+		for range 300 {
+			require.NoError(t, b.Wait(t.Context(), 1))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 5 {
+			go func() { _ = b.Wait(ctx, 1) }()
+		}
+		synctest.Wait()
+		require.EqualValues(t, 300, b.Stats().Admitted)
+		time.Sleep(2 * d)
+		synctest.Wait()
+		require.EqualValues(t, 302, b.Stats().Admitted)
+		cancel()
+		synctest.Wait()
+		require.EqualValues(t, 302, b.Stats().Admitted)
+	})
+}

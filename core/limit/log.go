@@ -49,10 +49,10 @@ type SlidingLog struct {
 	limiter
 	in atomic.Pointer[logEra]
 
-	_        [128]byte // what is written stays off the lines of what is read
-	mu       sync.Mutex
-	state    logState // guarded by mu, as is what follows, and changes of in
-	admitted uint64
+	_       [128]byte // what is written stays off the lines of what is read
+	mu      sync.Mutex
+	state   logState // guarded by mu, as is what follows, and changes of in
+	charges uint64
 }
 
 // logEra is the settings of a SlidingLog.
@@ -144,7 +144,7 @@ func (l *SlidingLog) Take(n int) Decision {
 	if d.OK && n > 0 {
 		_, _, d.OK = e.log.take(&l.state, now, n, 0)
 		d = e.decide(now, 0)
-		l.admitted++
+		l.charges++
 	}
 	l.mu.Unlock()
 	if !d.OK {
@@ -276,9 +276,9 @@ func (l *SlidingLog) Stats() (s Stats) {
 	}
 	l.mu.Lock()
 	d := l.in.Load().decide(l.clock.Now(), 0)
-	s.Admitted = l.admitted
+	charges := l.charges
 	l.mu.Unlock()
-	s.Admitted -= l.counts.Sum(countAbandoned)
+	s.Admitted = l.limiter.admitted(charges)
 	s.Refused = l.counts.Sum(countRefused)
 	s.Cancelled = l.counts.Sum(countCancelled)
 	s.Available, s.Limit = d.Remaining, d.Limit
@@ -325,7 +325,7 @@ func (l *SlidingLog) take(n int, patience time.Duration) (c charge, ok bool) {
 		c.token, c.turn, ok = e.log.take(&l.state, start, n, patience-time.Duration(start-now))
 	}
 	if ok {
-		l.admitted++
+		l.charges++
 	}
 	l.mu.Unlock()
 	return c, ok

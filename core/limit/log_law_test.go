@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -212,7 +213,7 @@ func TestLogLawRefunded(t *testing.T) {
 		require.LessOrEqual(t, left, max(0, before-(n-back)))
 		l.refund(&s, now, n-back)
 		require.Equal(t, before, l.peek(&s, now, now, 0).Remaining)
-		l.refund(&s, now, 1<<40)
+		l.refund(&s, now, math.MaxInt)
 		require.True(t, l.idle(&s, now))
 	})
 }

@@ -206,7 +206,7 @@ func (b *bucket) refusal() *core.Rejection {
 // bucketPart is a bucket as a part of a Combined.
 type bucketPart struct {
 	*bucket
-	core.Component
+	settable
 }
 
 func (b bucketPart) base() *limiter { return &b.limiter }
@@ -363,12 +363,12 @@ func (b *bucket) reconfigure(cfg TokenBucketConfig) {
 }
 
 func (b *bucket) stats() (s Stats) {
+	charges := b.counts.Sum(countAdmitted) // before the word, which may only be ahead
 	r, word, now := b.now()
-	start := max(now, r.paused)
-	if start == now {
+	if now >= r.paused {
 		s.Available = r.available(word&^low, r.units(now))
 	}
-	s.Admitted = b.counts.Sum(countAdmitted) + word&calls - b.counts.Sum(countAbandoned)
+	s.Admitted = b.admitted(charges + word&calls)
 	s.Refused = b.counts.Sum(countRefused)
 	s.Cancelled = b.counts.Sum(countCancelled)
 	s.Limit = r.burst

@@ -8,7 +8,7 @@ import (
 
 // Stats is a rate limiter at one moment.
 type Stats struct {
-	Admitted  uint64 // calls admitted, those that still wait for their turn included
+	Admitted  uint64 // calls admitted, and reservations
 	Refused   uint64 // calls refused, for whatever reason
 	Cancelled uint64 // calls admitted whose permit or reservation was cancelled
 	Available int    // what could be taken now, at once

@@ -2,6 +2,8 @@ package limit
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/surgewall/surgewall/core"
@@ -15,13 +17,15 @@ type limiter struct {
 	refusals
 	since  time.Time
 	counts stripe.Group
+	shown  atomic.Uint64 // the most admissions that a report has shown
 }
 
 // The counters of a limiter. Admissions are counted by the meter, which has a
 // word of its own to write anyway.
 const (
-	countAdmitted  = iota
-	countAbandoned // admissions that were waited for, in vain
+	countAdmitted = iota
+	countPending  // of those, charges that are none yet, since they wait, or never were
+	countServed   // of these, those whose turn has come
 	countRefused
 	countCancelled
 )
@@ -44,6 +48,7 @@ type charge struct {
 	token   core.Token
 	now     int64           // the clock reading that it was decided by
 	turn    int64           // the clock reading from which the call may run
+	latest  int64           // the last turn that is waited for
 	changed <-chan struct{} // closed when turn may have changed; may be nil
 	who     *limiter        // of a no: whose it is, on whose clock turn is; nil: the limiter asked
 }
@@ -85,14 +90,42 @@ func acquire[M meter](ctx context.Context, l *limiter, m M, n int, patience time
 		return charge{}, l.refuseUntil(ctx, c, n)
 	}
 	if c.turn > c.now {
+		c.latest = satAdd(c.now, int64(patience))
+		l.counts.Add(countPending, 1)
 		var err error
 		if c, err = l.await(ctx, c); err != nil {
 			c.by.abandon(c.token)
-			l.counts.Add(countAbandoned, 1)
-			return charge{}, l.refuse(ctx, l.ended(err), n)
+			return charge{}, l.refuse(ctx, l.unserved(c, err), n)
 		}
+		l.counts.Add(countServed, 1)
 	}
 	return c, nil
+}
+
+// errLate is why a wait ends when a pause or new settings have put off its turn.
+var errLate = errors.New("limit: the turn comes too late")
+
+// unserved is the refusal of a call that has waited in vain.
+func (l *limiter) unserved(c charge, err error) *core.Rejection {
+	if err == errLate {
+		return l.limited(c.turn)
+	}
+	return l.ended(err)
+}
+
+// admitted is the number of calls admitted, of so many charges. It never falls,
+// though the counters are read one after the other.
+func (l *limiter) admitted(charges uint64) uint64 {
+	n := uint64(max(0, int64(charges+l.counts.Sum(countServed)-l.counts.Sum(countPending))))
+	for {
+		shown := l.shown.Load()
+		if n <= shown {
+			return shown
+		}
+		if l.shown.CompareAndSwap(shown, n) {
+			return n
+		}
+	}
 }
 
 // await waits until a charge has its turn, which wins over the end of ctx.
@@ -114,6 +147,8 @@ func (l *limiter) await(ctx context.Context, c charge) (charge, error) {
 			return c, nil
 		case ended != nil:
 			return c, ended
+		case c.turn > c.latest:
+			return c, errLate
 		}
 		t.Reset(time.Duration(left))
 	}

@@ -311,11 +311,11 @@ func (w *SlidingWindow) Stats() (s Stats) {
 	if w == nil {
 		return s
 	}
-	w.mu.Lock() // so that no calls are carried over meanwhile
+	w.mu.Lock()                            // so that no calls are carried over meanwhile
+	charges := w.counts.Sum(countAdmitted) // before the word, which may only be ahead
 	e, word, now := w.now()
-	s.Admitted = w.counts.Sum(countAdmitted) + word&e.calls/e.oneCall
 	w.mu.Unlock()
-	s.Admitted -= w.counts.Sum(countAbandoned)
+	s.Admitted = w.admitted(charges + word&e.calls/e.oneCall)
 	s.Refused = w.counts.Sum(countRefused)
 	s.Cancelled = w.counts.Sum(countCancelled)
 	s.Available = e.decide(e.state(word), now, 0).Remaining
