@@ -368,3 +368,42 @@ func TestKeyedContention(t *testing.T) {
 	}
 	require.LessOrEqual(t, k.Stats().Keys, keys/2)
 }
+
+// As for a TokenBucket: a turn that is put off too far is not waited for, and one
+// that comes sooner is.
+func TestKeyedWaitersAreRetimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := TokenBucketConfig{Rate: PerSecond(1), Burst: 1, MaxWait: 2 * time.Second}
+		k := newKeyed(t, KeyedConfig[string]{Limit: limit})
+		start := time.Now()
+		wait := func() chan error {
+			require.True(t, k.Allow("a"))
+			done := make(chan error)
+			go func() {
+				_, err := k.AcquireKey(t.Context(), "a", core.Call{})
+				done <- err
+			}()
+			synctest.Wait()
+			return done
+		}
+		done := wait()
+		k.Pause("a", time.Now().Add(500*time.Millisecond))
+		require.NoError(t, <-done)
+		require.Equal(t, 1500*time.Millisecond, time.Since(start))
+
+		time.Sleep(time.Second)
+		done = wait()
+		limit.Rate = PerSecond(2)
+		require.NoError(t, k.Reconfigure(KeyedConfig[string]{Limit: limit}))
+		require.NoError(t, <-done)
+		require.Equal(t, 3*time.Second, time.Since(start))
+
+		time.Sleep(time.Second)
+		done = wait()
+		k.Pause("a", time.Now().Add(time.Minute))
+		err := <-done
+		require.ErrorIs(t, err, ErrLimited)
+		require.Equal(t, time.Minute+500*time.Millisecond, retryAfter(t, err))
+		require.Equal(t, 4*time.Second, time.Since(start), "at once")
+	})
+}

@@ -112,7 +112,7 @@ func (k *keyedRate[K, S]) admit(ctx context.Context, key K, n int, patience, lef
 		k.refuseHeld(ctx, a, n)
 		return charge{}, k.limited(c.turn)
 	}
-	c.by, c.now = (*chargedTo[K, S])(a.cell), s.now
+	c.by, c.now, c.latest = (*chargedTo[K, S])(a.cell), s.now, satAdd(s.now, int64(patience))
 	if c.turn > c.now {
 		c.changed = s.changes()
 	}
@@ -176,7 +176,7 @@ func (k *keyedRate[K, S]) await(ctx context.Context, key K, n int, patience time
 	}
 	if c, err = k.limiter.await(ctx, c); err != nil {
 		c.by.abandon(c.token)
-		return charge{}, k.refuse(ctx, k.ended(err), n)
+		return charge{}, k.refuse(ctx, k.unserved(c, err), n)
 	}
 	return c, nil
 }
