@@ -31,6 +31,12 @@ func TestHeadersTellTheTruth(t *testing.T) {
 		"leaky bucket": func(n int, per time.Duration) limit.Algorithm {
 			return limit.LeakyBucketConfig{Rate: limit.Per(n, per), Capacity: n}
 		},
+		"sliding window": func(n int, per time.Duration) limit.Algorithm {
+			return limit.SlidingWindowConfig{Limit: n, Window: per}
+		},
+		"sliding log": func(n int, per time.Duration) limit.Algorithm {
+			return limit.SlidingLogConfig{Limit: n, Window: per}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
