@@ -54,6 +54,12 @@ const defaultMaxKeys = 100_000
 // looks at a few others' keys, so that no call waits for a sweep and no goroutine
 // runs.
 //
+// Of bulkheads, a key has as many slots as its limit, exactly; beyond MaxKeys it
+// takes a slot of a pool of that size too, which such keys share. The slots of
+// Allow, Take and Wait are given back by Refund, those of a permit by the permit.
+// Reserve is refused, since nobody knows when a slot comes free, and Charge and
+// Pause do nothing.
+//
 // It is safe for concurrent use, a core.KeyedGuard and core.Component, and needs
 // no Close. A nil *Keyed is no limit.
 //
@@ -89,7 +95,7 @@ type perKey[K comparable] interface {
 	wait(ctx context.Context, key K, n int) error
 	charge(key K, n int)
 	refund(key K, n int)
-	pause(key K, until int64)
+	pause(key K, until int64) bool
 	reconfigure(cfg KeyedConfig[K])
 	count(s *KeyedStats)
 }
@@ -111,6 +117,8 @@ func NewKeyed[K comparable](cfg KeyedConfig[K]) (*Keyed[K], error) {
 		k.each = newKeyedRate[K](b, windowLawOf)
 	case SlidingLogConfig:
 		k.each = newKeyedRate[K](b, logLawOf)
+	case ConcurrencyConfig:
+		k.each = newKeyedSlots(b)
 	default:
 		k.each = newKeyedRate[K](b, bucketLawOf)
 	}
@@ -292,8 +300,7 @@ func (k *Keyed[K]) Refund(key K, n int) {
 // pause outlives what is remembered of the key. There are at most MaxKeys of
 // them; beyond that, the key has its limit used up until then instead.
 func (k *Keyed[K]) Pause(key K, until time.Time) {
-	if k != nil {
-		k.each.pause(key, int64(until.Sub(k.clock.Time(0))))
+	if k != nil && k.each.pause(key, int64(until.Sub(k.clock.Time(0)))) {
 		k.tellChange(core.KindPaused, max(0, time.Until(until)))
 	}
 }

@@ -6,9 +6,9 @@ import (
 	"github.com/surgewall/surgewall/core"
 )
 
-// Algorithm is what Keyed gives to each key: a TokenBucketConfig, a
-// LeakyBucketConfig, a SlidingWindowConfig or a SlidingLogConfig, without Name and
-// Observer. The set is closed.
+// Algorithm is what Keyed gives to each key: a TokenBucketConfig,
+// LeakyBucketConfig, SlidingWindowConfig, SlidingLogConfig or ConcurrencyConfig,
+// without Name and Observer. The set is closed.
 type Algorithm interface {
 	// perKey checks the settings, as those of a field with that name, and
 	// returns them with their defaults.
@@ -31,6 +31,7 @@ const (
 	leakyBuckets
 	slidingWindows
 	slidingLogs
+	bulkheads
 )
 
 // kindOf is noAlgorithm for nil and for pointers, which are Algorithms for the
@@ -45,6 +46,8 @@ func kindOf(a Algorithm) kind {
 		return slidingWindows
 	case SlidingLogConfig:
 		return slidingLogs
+	case ConcurrencyConfig:
+		return bulkheads
 	default:
 		return noAlgorithm
 	}
@@ -100,4 +103,21 @@ func bucketLawOf(a Algorithm) law[bucketState] {
 		return &bucketLaw{gcra: newGCRA(cfg.Rate, cfg.Capacity, cfg.MaxWait), shaped: true}
 	}
 	return nil
+}
+
+func (cfg ConcurrencyConfig) perKey(p *core.Problems, field string) Algorithm {
+	unnamed(p, field, cfg.Name, cfg.Observer)
+	cfg.check(p, field+".")
+	return cfg.withDefaults()
+}
+
+func (cfg ConcurrencyConfig) pace() (n int, per time.Duration) { return 1, day }
+func (cfg ConcurrencyConfig) maxWait() time.Duration           { return cfg.MaxWait }
+
+func (cfg ConcurrencyConfig) settings(prefix string) []core.Setting {
+	return []core.Setting{
+		{Name: prefix + "Limit", Value: cfg.Limit},
+		{Name: prefix + "MaxWait", Value: cfg.MaxWait},
+		{Name: prefix + "MaxWaiters", Value: cfg.MaxWaiters},
+	}
 }

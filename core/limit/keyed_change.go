@@ -109,7 +109,7 @@ func (k *keyedRate[K, S]) unpause(s *rateShard[K, S], key K) {
 }
 
 // pause stops the limit of key until the clock reading until.
-func (k *keyedRate[K, S]) pause(key K, until int64) {
+func (k *keyedRate[K, S]) pause(key K, until int64) bool {
 	h := maphash.Comparable(k.seed, key)
 	s := &k.shards[h&k.mask]
 	s.mu.Lock()
@@ -128,7 +128,7 @@ func (k *keyedRate[K, S]) pause(key K, until int64) {
 		a := k.hold(key, 0)
 		a.rule.law.charge(&a.cell.state, max(a.shard.start, until), a.rule.most)
 		k.letGo(a.shard)
-		return
+		return true
 	case until > s.now:
 		if s.paused == nil {
 			s.paused = make(map[K]int64)
@@ -138,7 +138,7 @@ func (k *keyedRate[K, S]) pause(key K, until int64) {
 		k.unpause(s, key)
 	default:
 		s.mu.Unlock()
-		return
+		return true
 	}
 	if c := s.find(h, key); c != nil {
 		c = k.update(s, h, c)
@@ -146,6 +146,7 @@ func (k *keyedRate[K, S]) pause(key K, until int64) {
 		s.wake()
 	}
 	s.mu.Unlock()
+	return true
 }
 
 // mayPause takes a place for one more pause, if there is one. A key that could

@@ -43,10 +43,10 @@ type rateShard[K comparable, S any] struct {
 
 	changed chan struct{} // closed when a turn may have changed; nil if nobody waits
 	spares  []*rateCell[K, S]
-	scratch S
+	scratch *S
 	owner   *keyedRate[K, S]
 
-	_ [128]byte // shards are written by different processors
+	_ [56]byte // a whole number of cache lines, in pairs; the first two are those that each call uses
 }
 
 // ruleset is the limits in force: of a rule each, Limit the first, then the
@@ -81,10 +81,10 @@ func newKeyedRate[K comparable, S any](b *keyedBase[K], lawOf func(Algorithm) la
 	k := &keyedRate[K, S]{keyedBase: b, lawOf: lawOf, shards: make([]rateShard[K, S], b.mask+1)}
 	set := k.rules(b.cfg)
 	for i := range k.shards {
-		k.shards[i].owner = k
+		k.shards[i].owner, k.shards[i].scratch = k, new(S)
 		k.shards[i].adopt(set, 0)
 	}
-	k.shared.owner = k
+	k.shared.owner, k.shared.scratch = k, new(S)
 	k.shared.adopt(set, 0)
 	k.shared.spares = k.shared.newSpares()
 	return k

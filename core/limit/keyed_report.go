@@ -17,6 +17,11 @@ type KeyedStats struct {
 	Keys       int    // keys remembered
 	Paused     int    // keys paused, or whose pause is not noticed to be over
 	MaxKeys    int
+
+	// Of bulkheads alone.
+	InFlight  int    // slots taken
+	Waiting   int    // calls that wait for some
+	Unmatched uint64 // slots given back that nobody had taken: above 0, a caller has a bug
 }
 
 // Stats reads the counters. Those of a nil *Keyed are zero.

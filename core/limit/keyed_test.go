@@ -371,7 +371,7 @@ func TestKeyedContention(t *testing.T) {
 
 // As for a TokenBucket: a turn that is put off too far is not waited for, and one
 // that comes sooner is.
-func TestKeyedWaitersAreRetimed(t *testing.T) {
+func TestKeyedWaitersFailWhenPutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := TokenBucketConfig{Rate: PerSecond(1), Burst: 1, MaxWait: 2 * time.Second}
 		k := newKeyed(t, KeyedConfig[string]{Limit: limit})

@@ -57,7 +57,7 @@ func (k *keyedRate[K, S]) take(key K, n int) Decision {
 
 func (k *keyedRate[K, S]) peek(key K, n int) Decision {
 	a := k.look(key)
-	state := &a.shard.scratch
+	state := a.shard.scratch
 	if a.cell != nil {
 		state = &a.cell.state
 	} else {

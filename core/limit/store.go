@@ -114,6 +114,23 @@ func (t *table[K, S, H]) replace(h uint64, c *cell[K, S, H], home *H) *cell[K, S
 	return d
 }
 
+// remove takes c out, whose key has that hash, if it is in.
+func (t *table[K, S, H]) remove(h uint64, c *cell[K, S, H]) {
+	if t.buckets == 0 {
+		return
+	}
+	p := t.bucket(t.place(h))
+	for *p != nil && *p != c {
+		p = &(*p).next
+	}
+	if *p == nil {
+		return
+	}
+	*p, c.next = c.next, nil
+	t.keys--
+	t.shrink(1)
+}
+
 // place is the bucket of a hash. There are 2^l to 2^(l+1)-1 buckets, and each of
 // those from 2^l on holds what was split off the one 2^l below it.
 func (t *table[K, S, H]) place(h uint64) uint32 {
@@ -209,13 +226,18 @@ func (t *table[K, S, H]) sweep(idle func(*cell[K, S, H]) bool) (removed int) {
 		}
 		t.hand++
 	}
-	// Only when there are a quarter more buckets than keys: a key that comes and
-	// goes does not split and merge each time.
+	t.shrink(removed)
+	return removed
+}
+
+// shrink merges buckets after so many keys have gone: only when there are a
+// quarter more buckets than keys, so that a key which comes and goes does not
+// split and merge each time.
+func (t *table[K, S, H]) shrink(removed int) {
 	for range 2 * removed {
 		if t.fixed || uint64(t.buckets) <= uint64(t.keys)+uint64(t.keys/4)+4 {
-			break
+			return
 		}
 		t.merge()
 	}
-	return removed
 }
