@@ -22,7 +22,7 @@ type row struct {
 	also  []extra // what else one measurement tells: a row of its own for each
 	procs []int   // with how many processors; nil: procCounts
 	once  bool    // it takes long: not in turns of a slice, but each is started and measured once
-	big   bool    // so much is on the heap that no collection is wanted before each turn
+	big   bool    // so much is on the heap that turns are fewer and longer, without a collection before each
 }
 
 // aim is what makes a figure better.
@@ -147,13 +147,16 @@ type plan struct {
 }
 
 var (
-	thorough = plan{rounds: 11, slice: 30 * time.Millisecond, span: 2 * time.Second, keys: 1_000_000}
+	thorough = plan{rounds: 9, slice: 30 * time.Millisecond, span: 2 * time.Second, keys: 1_000_000}
 	quick    = plan{rounds: 5, slice: 3 * time.Millisecond, span: 200 * time.Millisecond, keys: 100_000}
 )
 
 // measure measures a row, for each number of processors.
 func (p plan) measure(ctx context.Context, area string, r row) (results []result, err error) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	if r.big {
+		p.rounds, p.slice = (p.rounds+1)/2, 3*p.slice // the caches are the last one's when a turn begins
+	}
 	work := p.inOneGo
 	if !r.once {
 		subjects, stop, err := p.subjects(ctx, r)

@@ -93,9 +93,6 @@ func accuracyRow(name string, perSecond, burst, goroutines int) row {
 			})},
 		},
 		aside: []contender{
-			{"LeakyBucket", "", within(func() func() bool {
-				return leaky(limit.PerSecond(perSecond), burst).Allow
-			})},
 			{"SlidingWindow", "", within(func() func() bool {
 				return window(burst, length).Allow
 			})},
