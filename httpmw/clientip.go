@@ -257,11 +257,17 @@ func (c *clientIP) fromHeader(r *http.Request, name string) (netip.Addr, error) 
 // so that a header is to be read. If not, it is the client, or there is an
 // error.
 func (c *clientIP) peer(r *http.Request) (a netip.Addr, proxied bool, err error) {
-	a, ok := peerOf(r.RemoteAddr)
+	// First, since a peer on a Unix socket chooses its RemoteAddr: it is the name
+	// that it bound its own end to, "10.0.0.1:80" if it likes.
+	unix := onUnixSocket(r)
+	a, ok := netip.Addr{}, false
+	if !unix {
+		a, ok = peerOf(r.RemoteAddr)
+	}
 	switch {
 	case ok:
 		return a, c.trusts(a), nil
-	case !onUnixSocket(r):
+	case !unix:
 		return netip.Addr{}, false, errNoPeer
 	case c.unix == UnixTrusted:
 		return netip.Addr{}, true, nil

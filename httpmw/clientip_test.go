@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -375,6 +376,7 @@ func TestKnownBypasses(t *testing.T) {
 
 // Unix sockets, for real: what their peers are called differs between systems.
 func TestUnixSocket(t *testing.T) {
+	bound := "" // the name of the client's own end
 	ask := func(t *testing.T, key ipKey, headers ...string) string {
 		said := make(chan string, 1)
 		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { said <- told(key, r) }))
@@ -388,7 +390,11 @@ func TestUnixSocket(t *testing.T) {
 		srv.Start()
 		defer srv.Close()
 		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+			var d net.Dialer
+			if bound != "" {
+				d.LocalAddr = &net.UnixAddr{Name: bound, Net: "unix"}
+			}
+			return d.DialContext(ctx, "unix", path)
 		}}}
 		defer client.CloseIdleConnections()
 		r, err := http.NewRequestWithContext(t.Context(), "GET", "http://unix/", nil)
@@ -413,6 +419,18 @@ func TestUnixSocket(t *testing.T) {
 	require.Equal(t, "192.0.2.60", ask(t, must(HopCountIP(1, trusted)), forged))
 	require.Equal(t, "192.0.2.60", ask(t, must(HeaderIP("X-Real-IP", trusted)), "X-Real-IP: 192.0.2.60"))
 	require.Equal(t, errNoHeader.Error(), ask(t, must(ForwardedForIP(trusted))))
+	// What a peer calls its own end of the connection is nobody's address.
+	t.Chdir(t.TempDir())
+	for _, bound = range []string{"10.0.0.1:80", "[fe80::9]:1"} {
+		proxied := ClientIPConfig{Proxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+		require.Equal(t, errUnixPeer.Error(), ask(t, PeerIP, forged))
+		require.NoError(t, os.Remove(bound))
+		require.Equal(t, errUnixPeer.Error(), ask(t, must(ForwardedForIP(proxied)), forged))
+		require.NoError(t, os.Remove(bound))
+		require.Equal(t, "::", ask(t, shared, forged))
+		require.NoError(t, os.Remove(bound))
+	}
+	bound = ""
 	// A trusted Unix socket makes nobody else trusted.
 	require.Equal(t, errNoPeer.Error(), told(must(ForwardedForIP(trusted)), from("@", forged)))
 	require.Equal(t, "192.0.2.61", told(must(ForwardedForIP(trusted)), from("192.0.2.61:80", forged)))

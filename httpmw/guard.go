@@ -19,6 +19,10 @@ type GuardConfig struct {
 	// Default: the status and its standard text, as http.Error writes it. For
 	// a body in JSON, see RefuseWithProblem.
 	Refuse func(w http.ResponseWriter, r *http.Request, status int, err error)
+
+	// AllowZeroKey makes GuardBy admit the zero key, "" or 0, as a key like any
+	// other. By default it is taken for a key that could not be told.
+	AllowZeroKey bool
 }
 
 // Guard puts g in front of a handler: one request is one call. The guard is

@@ -12,8 +12,9 @@ import (
 //
 // A request whose key cannot be told is not admitted, under no key at all: if
 // key returns an error, the answer is the status of the StatusError in it, 429
-// or 503 if there is a *core.Rejection in it, else 400. A panic in key is the
-// handler's.
+// or 503 if there is a *core.Rejection in it, else 400. So it is for the zero
+// key, "" say, unless GuardConfig allows it: nobody shares a guard by accident. A
+// panic in key is the handler's.
 //
 // A nil keyed admits every request. A nil key admits none: each is answered
 // with 500. RateLimit is GuardBy for rate limits, with headers and costs.
@@ -32,6 +33,9 @@ func GuardByWith[K comparable](keyed core.KeyedGuard[K], key func(*http.Request)
 	write := cfg.write()
 	return behind(gate{admit: func(w http.ResponseWriter, r *http.Request) (core.Permit, verdict) {
 		k, err := key(r)
+		if err == nil && !cfg.AllowZeroKey && isZero(k) {
+			err = errEmptyKey
+		}
 		if err != nil {
 			return core.Permit{}, refuse(w, r, &keyError{err}, write)
 		}

@@ -93,3 +93,11 @@ func TestRequestWithoutKeyIsNoRefusalOfAGuard(t *testing.T) {
 		}
 	}
 }
+
+// A key that is empty by accident is nobody's: it would be everybody's.
+func TestGuardByRefusesTheZeroKey(t *testing.T) {
+	g := &fakeGuard{}
+	empty := func(*http.Request) (string, error) { return "", nil }
+	require.Equal(t, 400, get(GuardBy(fakeKeyed{"": g}, empty)(answer(200))).Code)
+	require.Equal(t, 200, get(GuardByWith(fakeKeyed{"": g}, empty, GuardConfig{AllowZeroKey: true})(answer(200))).Code)
+}

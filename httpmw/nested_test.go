@@ -40,8 +40,8 @@ func TestInnerRefusalCancelsOuterPermits(t *testing.T) {
 			for middleName, middleWants := range allWants {
 				outer, middle := &fakeGuard{wants: outerWants}, &fakeGuard{wants: middleWants}
 				inner := &fakeGuard{refusal: rejection}
-				oneKey := func(*http.Request) (string, error) { return "", nil }
-				get(Chain(Guard(outer), GuardBy(fakeKeyed{"": middle}, oneKey), Guard(inner))(answer(200)))
+				oneKey := func(*http.Request) (string, error) { return "k", nil }
+				get(Chain(Guard(outer), GuardBy(fakeKeyed{"k": middle}, oneKey), Guard(inner))(answer(200)))
 				for _, g := range []*fakeGuard{outer, middle} {
 					results, cancelled := g.ended(t)
 					require.Empty(t, results, "%s, %s", outerName, middleName)

@@ -48,7 +48,7 @@ type RateLimitConfig[K comparable] struct {
 
 	// CostAfter, if set, is what a request really cost, once its handler has
 	// ended: what was taken at first is corrected to that, if need be by going
-	// into debt. 0 is nothing at all; a negative cost is a mistake, and leaves
+	// into debt, as deep as the limiter's Charge can. 0 is nothing at all; a negative cost is a mistake, and leaves
 	// what was taken. It is not called for a request that was not admitted,
 	// here or further in, or not asked about. It is called while the permit is
 	// held, also after a panic of the handler. It costs one allocation a
@@ -248,7 +248,7 @@ func (l *rateLimit[K]) refuse(w http.ResponseWriter, r *http.Request, key K, err
 	}
 	if problem {
 		if policy == "" {
-			policy = cmp.Or(l.Policy, n.rejection.Guard)
+			policy = printable(cmp.Or(l.Policy, n.rejection.Guard))
 		}
 		violated(w, n.status, policy)
 	} else {

@@ -84,7 +84,7 @@ type standing struct {
 // retryAfter is the refused request's, else 0.
 func standingOf(d limit.Decision, retryAfter int64) standing {
 	s := standing{
-		policy: d.Policy, quota: integer(d.Limit), window: integer(wholeSeconds(d.Window)),
+		policy: printable(d.Policy), quota: integer(d.Limit), window: integer(wholeSeconds(d.Window)),
 		remaining: integer(d.Remaining), spread: -1, reset: d.ResetAfter,
 	}
 	if d.OK {
@@ -153,21 +153,33 @@ func (s *standing) appendPartition(b []byte) []byte {
 	return append(b, ':')
 }
 
-// appendString appends a String of RFC 9651. What a String cannot hold, all but
-// printable ASCII, is percent-encoded.
+// appendString appends a String of RFC 9651, of printable ASCII.
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case ' ' <= c && c <= '~':
+		if s[i] == '"' || s[i] == '\\' {
+			b = append(b, '\\')
+		}
+		b = append(b, s[i])
+	}
+	return append(b, '"')
+}
+
+// printable is s as a String can hold it: all but printable ASCII is
+// percent-encoded.
+func printable(s string) string {
+	if isString(s) {
+		return s
+	}
+	var b []byte
+	for i := range len(s) {
+		if c := s[i]; ' ' <= c && c <= '~' {
 			b = append(b, c)
-		default:
+		} else {
 			b = append(b, '%', "0123456789abcdef"[c>>4], "0123456789abcdef"[c&15])
 		}
 	}
-	return append(b, '"')
+	return string(b)
 }
 
 // isString reports whether s can be a String of RFC 9651 as it is.
@@ -250,6 +262,9 @@ func (t *teller) policyItem(s *standing) string {
 
 // legacy sets the three headers, unless those of a tighter limit are there.
 func (t *teller) legacy(h http.Header, s *standing, refusedHere bool) {
+	if refusedHere {
+		s.reset = max(s.reset, time.Duration(min(s.spread, int64(maxJitter/time.Second)))*time.Second) // not before Retry-After
+	}
 	reset := integer(wholeSeconds(s.reset))
 	if t.headers&HeadersLegacyUnix != 0 {
 		at := time.Now().Add(s.reset)

@@ -157,3 +157,19 @@ func TestNilKeyedIsNoLimit(t *testing.T) {
 	require.Empty(t, got.Header())
 	var _ core.KeyedGuard[netip.Addr] = (*limit.Keyed[netip.Addr])(nil)
 }
+
+// Who goes by the reset is spread by the jitter as well as who goes by
+// Retry-After.
+func TestLegacyResetIsNotBeforeRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keyed, err := limit.NewKeyed(limit.KeyedConfig[string]{Limit: limit.TokenBucketConfig{Rate: limit.PerSecond(1), Burst: 1}})
+		require.NoError(t, err)
+		h := limited(t, RateLimitConfig[string]{Guard: keyed, Key: fixed("k"), Headers: HeadersLegacy, Jitter: time.Hour})(answer(200))
+		get(h)
+		for range 20 {
+			got := get(h)
+			require.Equal(t, 429, got.Code)
+			require.Equal(t, got.Header().Get("Retry-After"), got.Header().Get("X-RateLimit-Reset"))
+		}
+	})
+}

@@ -50,7 +50,7 @@ func until(at time.Time, h http.Header) time.Duration {
 	if err != nil {
 		return max(0, time.Until(at))
 	}
-	return max(0, at.Sub(made)-age(h))
+	return max(0, max(0, at.Sub(made))-age(h))
 }
 
 // age is for how long a response was kept by caches, by its Age field (RFC 9111,

@@ -318,3 +318,12 @@ func FuzzPauseAsked(f *testing.F) {
 		}
 	})
 }
+
+// A date in the year 1 is as far before one in 9999 as a Duration goes; what its
+// age takes off must not make it the future.
+func TestRetryAfterLongPastIsNotTheFuture(t *testing.T) {
+	resp := &http.Response{StatusCode: 429, Header: http.Header{
+		"Date": {"Fri, 31 Dec 9999 23:59:59 GMT"}, "Retry-After": {"Mon, 01 Jan 0001 00:00:00 GMT"}, "Age": {"5"},
+	}}
+	require.Zero(t, PauseAsked(resp))
+}
