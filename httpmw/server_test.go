@@ -316,7 +316,7 @@ func TestAbortedAndExitedHandlersOverTheWire(t *testing.T) {
 // However requests end, every permit ends once.
 func TestEveryPermitEndsUnderStress(t *testing.T) {
 	outer, inner := &fakeGuard{wants: core.WantsResult}, &fakeGuard{wants: core.WantsEnd}
-	h := Chain(Guard(outer), Guard(inner))(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	guarded := Chain(Guard(outer), Guard(inner))(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/0":
 			panic(http.ErrAbortHandler)
@@ -328,6 +328,12 @@ func TestEveryPermitEndsUnderStress(t *testing.T) {
 			w.WriteHeader(500)
 		}
 	}))
+	var handlers sync.WaitGroup // with HTTP/2 they can outlive the server's Close
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handlers.Add(1)
+		defer handlers.Done()
+		guarded.ServeHTTP(w, r)
+	})
 	bothProtocols(t, h, func(t *testing.T, srv *httptest.Server) {
 		var all sync.WaitGroup
 		for i := range 8 {
@@ -350,7 +356,8 @@ func TestEveryPermitEndsUnderStress(t *testing.T) {
 		}
 		all.Wait()
 		srv.Client().CloseIdleConnections()
-		srv.Close() // waits for the handlers
+		srv.Close()
+		handlers.Wait()
 	})
 	for _, g := range []*fakeGuard{outer, inner} {
 		results, cancelled := g.ended(t)
