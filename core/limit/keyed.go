@@ -110,17 +110,18 @@ func NewKeyed[K comparable](cfg KeyedConfig[K]) (*Keyed[K], error) {
 	}
 	b := &keyedBase[K]{kind: kindOf(cfg.Limit), seed: maphash.MakeSeed(), mask: uint64(shardsFor(cfg.MaxKeys) - 1)}
 	b.limiter.init(cfg.Name, cfg.Observer)
+	b.keep(cfg.MaxKeys)
 	b.adopt(cfg)
 	k := &Keyed[K]{keyedBase: b}
-	switch cfg.Limit.(type) {
-	case SlidingWindowConfig:
-		k.each = newKeyedRate[K](b, windowLawOf)
-	case SlidingLogConfig:
-		k.each = newKeyedRate[K](b, logLawOf)
-	case ConcurrencyConfig:
+	switch b.kind {
+	case bulkheads:
 		k.each = newKeyedSlots(b)
+	case slidingWindows:
+		k.each = newKeyedRate(b, windowLawOf)
+	case slidingLogs:
+		k.each = newKeyedRate(b, logLawOf)
 	default:
-		k.each = newKeyedRate[K](b, bucketLawOf)
+		k.each = newKeyedRate(b, bucketLawOf)
 	}
 	return k, nil
 }

@@ -52,8 +52,8 @@ func (h *site[K, S]) change(from *site[K, S]) change[S] {
 }
 
 // follow is where the charge t, which was made in c, is now, and how it and its
-// turn look there. ok is false if the key was forgotten meanwhile, so that
-// nothing is left of the charge. The caller holds the lock of c's shard.
+// turn look there. ok is false if that key was forgotten there, so that nothing is
+// left of the charge. The caller holds the lock of c's shard.
 func (k *keyedRate[K, S]) follow(c *rateCell[K, S], t core.Token, turn int64) (_ *rateCell[K, S], _ core.Token, _ int64, ok bool) {
 	s := c.home.shard
 	var last *rateCell[K, S]
@@ -66,8 +66,8 @@ func (k *keyedRate[K, S]) follow(c *rateCell[K, S], t core.Token, turn int64) (_
 		}
 	}
 	for ; c != last; c = c.next {
-		if last == nil || c.next == nil {
-			return nil, t, turn, false
+		if c.next == nil {
+			return c, t, turn, false
 		}
 		after := c.next.home
 		t, turn = after.rule.law.retime(t, turn, after.change(c.home))

@@ -39,14 +39,14 @@ type rateShard[K comparable, S any] struct {
 	admitted uint64
 	refused  uint64
 
-	cancelled, overflowed, forgotten uint64
+	overflowed, forgotten uint64
 
 	changed chan struct{} // closed when a turn may have changed; nil if nobody waits
 	spares  []*rateCell[K, S]
 	scratch *S
 	owner   *keyedRate[K, S]
 
-	_ [56]byte // a whole number of cache lines, in pairs; the first two are those that each call uses
+	_ [64]byte // a whole number of cache lines, in pairs; the first two are those that each call uses
 }
 
 // ruleset is the limits in force: of a rule each, Limit the first, then the

@@ -9,7 +9,7 @@ import (
 
 // KeyedStats is a Keyed at one moment.
 type KeyedStats struct {
-	Admitted   uint64 // calls admitted, those that still wait for their turn included
+	Admitted   uint64 // calls admitted, reservations included
 	Refused    uint64 // calls refused, for whatever reason
 	Cancelled  uint64 // calls admitted whose permit or reservation was cancelled
 	Overflowed uint64 // calls that used a limit shared beyond MaxKeys
@@ -30,8 +30,10 @@ func (k *Keyed[K]) Stats() KeyedStats {
 		return KeyedStats{}
 	}
 	s := KeyedStats{
-		Refused: k.counts.Sum(countRefused),
-		MaxKeys: int(k.places.most.Load()),
+		Admitted:  k.counts.Sum(countAdmitted),
+		Refused:   k.counts.Sum(countRefused),
+		Cancelled: k.counts.Sum(countCancelled),
+		MaxKeys:   int(k.places.most.Load()),
 	}
 	k.each.count(&s)
 	return s
@@ -47,7 +49,6 @@ func (k *keyedRate[K, S]) count(sum *KeyedStats) {
 		s.mu.Lock()
 		sum.Admitted += s.admitted
 		sum.Refused += s.refused
-		sum.Cancelled += s.cancelled
 		sum.Overflowed += s.overflowed
 		sum.Forgotten += s.forgotten
 		sum.Keys += int(s.keys)

@@ -514,8 +514,6 @@ func (c *slotHolder[K]) CancelPermit(t core.Token) {
 }
 
 func (k *keyedSlots[K]) count(sum *KeyedStats) {
-	sum.Admitted += k.counts.Sum(countAdmitted)
-	sum.Cancelled += k.counts.Sum(countCancelled)
 	for i := range k.shards {
 		s := &k.shards[i]
 		s.mu.Lock()

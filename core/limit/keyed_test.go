@@ -31,9 +31,20 @@ func rates[K comparable](k *Keyed[K]) *keyedRate[K, bucketState] {
 
 // known reports whether a key has a limit of its own now.
 func known[K comparable](k *Keyed[K], key K) bool {
-	r := rates(k)
-	h := maphash.Comparable(k.seed, key)
-	s := &r.shards[h&k.mask]
+	switch each := k.each.(type) {
+	case *keyedRate[K, bucketState]:
+		return knows(each, key)
+	case *keyedRate[K, windowState]:
+		return knows(each, key)
+	case *keyedRate[K, logState]:
+		return knows(each, key)
+	}
+	return false
+}
+
+func knows[K comparable, S any](r *keyedRate[K, S], key K) bool {
+	h := maphash.Comparable(r.seed, key)
+	s := &r.shards[h&r.mask]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.find(h, key) != nil
@@ -41,8 +52,18 @@ func known[K comparable](k *Keyed[K], key K) bool {
 
 // checkKeyed fails if what k remembers is not in order, while nobody calls.
 func checkKeyed[K comparable](t require.TestingT, k *Keyed[K]) {
+	switch each := k.each.(type) {
+	case *keyedRate[K, bucketState]:
+		checkRates(t, k, each)
+	case *keyedRate[K, windowState]:
+		checkRates(t, k, each)
+	case *keyedRate[K, logState]:
+		checkRates(t, k, each)
+	}
+}
+
+func checkRates[K comparable, S any](t require.TestingT, k *Keyed[K], r *keyedRate[K, S]) {
 	keys, paused := 0, 0
-	r := rates(k)
 	for i := range r.shards {
 		s := &r.shards[i]
 		for key, c := range checkTable(t, k.seed, &s.table) {

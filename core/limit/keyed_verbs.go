@@ -86,8 +86,9 @@ func (k *keyedRate[K, S]) look(key K) held[K, S] {
 }
 
 // admit takes n of key if its turn comes within patience: within the MaxWait of
-// its limit, if patience is negative. It comes with the refusal otherwise, which
-// is booked but not told.
+// its limit, if patience is negative; left is what ctx leaves of it. Otherwise no
+// is the refusal, which was told. A charge whose turn is yet to come is counted as
+// admitted by who waits for it.
 func (k *keyedRate[K, S]) admit(ctx context.Context, key K, n int, patience, left time.Duration) (c charge, no error) {
 	a := k.hold(key, n)
 	if a.cell == nil {
@@ -115,8 +116,9 @@ func (k *keyedRate[K, S]) admit(ctx context.Context, key K, n int, patience, lef
 	c.by, c.now, c.latest = (*chargedTo[K, S])(a.cell), s.now, satAdd(s.now, int64(patience))
 	if c.turn > c.now {
 		c.changed = s.changes()
+	} else {
+		s.admitted++
 	}
-	s.admitted++
 	k.letGo(s)
 	return c, nil
 }
@@ -178,6 +180,7 @@ func (k *keyedRate[K, S]) await(ctx context.Context, key K, n int, patience time
 		c.by.abandon(c.token)
 		return charge{}, k.refuse(ctx, k.unserved(c, err), n)
 	}
+	k.counts.Add(countAdmitted, 1)
 	return c, nil
 }
 
@@ -185,6 +188,9 @@ func (k *keyedRate[K, S]) reserve(key K, n int, maxWait time.Duration) (Reservat
 	c, err := k.admit(context.Background(), key, n, max(1, maxWait), forever)
 	if err != nil {
 		return Reservation{}, err
+	}
+	if c.turn > c.now {
+		k.counts.Add(countAdmitted, 1)
 	}
 	return Reservation{c, &k.limiter}, nil
 }
@@ -213,7 +219,7 @@ func (c *chargedTo[K, S]) FinishPermit(_ context.Context, t core.Token, r core.R
 	switch n := tokensOf(t); {
 	case r.Cost == 0:
 	case r.Cost < n:
-		c.giveBack(t, n-max(r.Cost, 0), nil)
+		c.giveBack(t, n-max(r.Cost, 0))
 	case r.Cost > n:
 		c.home.shard.owner.chargeMore((*rateCell[K, S])(c), r.Cost-n)
 	}
@@ -222,23 +228,21 @@ func (c *chargedTo[K, S]) FinishPermit(_ context.Context, t core.Token, r core.R
 // CancelPermit is for core.Permit: it gives back what a call took that never
 // started.
 func (c *chargedTo[K, S]) CancelPermit(t core.Token) {
-	c.giveBack(t, tokensOf(t), func(s *rateShard[K, S]) { s.cancelled++ })
+	c.home.shard.owner.counts.Add(countCancelled, 1)
+	c.giveBack(t, tokensOf(t))
 }
 
 // abandon is for charger.
 func (c *chargedTo[K, S]) abandon(t core.Token) {
-	c.giveBack(t, tokensOf(t), func(s *rateShard[K, S]) { s.admitted-- })
+	c.giveBack(t, tokensOf(t))
 }
 
 // giveBack gives back n of the charge t. Here a stale clock would see more left
 // of it than there is, so it is read under the lock.
-func (c *chargedTo[K, S]) giveBack(t core.Token, n int, book func(*rateShard[K, S])) {
+func (c *chargedTo[K, S]) giveBack(t core.Token, n int) {
 	s := c.home.shard
 	k := s.owner
 	s.mu.Lock()
-	if book != nil {
-		book(s)
-	}
 	s.time(k.clock.Now())
 	if last, t, _, ok := k.follow((*rateCell[K, S])(c), t, 0); ok {
 		last.home.rule.law.giveBack(&last.state, max(s.now, s.paused[c.key]), t, n)
@@ -251,9 +255,8 @@ func (c *chargedTo[K, S]) retime(of charge) charge {
 	s := c.home.shard
 	k := s.owner
 	s.mu.Lock()
-	if last, t, turn, ok := k.follow((*rateCell[K, S])(c), of.token, of.turn); ok {
-		of.by, of.token, of.turn = (*chargedTo[K, S])(last), t, turn
-	}
+	last, t, turn, _ := k.follow((*rateCell[K, S])(c), of.token, of.turn)
+	of.by, of.token, of.turn = (*chargedTo[K, S])(last), t, turn
 	of.changed = s.changes()
 	s.mu.Unlock()
 	return of

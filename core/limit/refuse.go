@@ -27,8 +27,9 @@ var (
 // refusals makes the rejections of one limiter, and keeps the newest: while the
 // instant to try again stays the same, so does the rejection. A flood of calls
 // that are refused allocates nothing. Calls of different costs, or with different
-// keys, have different instants, so several are kept; where calls of more keys
-// than that are refused in turn, each makes its rejection anew.
+// keys, have different instants, so several are kept, and more of them for many
+// keys; where calls of more keys than that are refused in turn, each makes its
+// rejection anew.
 type refusals struct {
 	name     string
 	clock    clock.Clock
@@ -41,6 +42,7 @@ type refusals struct {
 	invalidCost core.Rejection
 	neverFits   atomic.Pointer[refusal]       // at is the limit it speaks of
 	kept        [8][2]atomic.Pointer[refusal] // by instant; of each two, the newer first
+	more        [][2]atomic.Pointer[refusal]  // instead of kept, where there are many keys
 }
 
 type refusal struct {
@@ -52,6 +54,13 @@ func (f *refusals) init(name string, o core.Observer, c clock.Clock) {
 	f.name, f.observer, f.clock = name, o, c
 	f.round.Store(1)
 	f.invalidCost = core.Rejection{Guard: name, Reason: core.InvalidCost, Err: ErrInvalidCost}
+}
+
+// keep is for a limiter of so many keys: so many refusals are kept, up to 2,000.
+func (f *refusals) keep(keys int) {
+	if keys > len(f.kept) {
+		f.more = make([][2]atomic.Pointer[refusal], min(keys, 1024))
+	}
 }
 
 // setRound is for a limiter that admits n in every per.
@@ -89,8 +98,11 @@ func (f *refusals) limited(at int64) *core.Rejection {
 	if up := at % round; up != 0 {
 		at = satAdd(at, round-up)
 	}
-	const sets = uint64(len(f.kept))
-	set := &f.kept[uint64(at)*0x9e3779b97f4a7c15>>32%sets]
+	sets := f.more
+	if sets == nil {
+		sets = f.kept[:]
+	}
+	set := &sets[uint64(at)*0x9e3779b97f4a7c15>>32%uint64(len(sets))]
 	for i := range set {
 		if r := set[i].Load(); r != nil && r.at == at {
 			return &r.Rejection
