@@ -154,7 +154,9 @@ func (b *TokenBucket) Acquire(ctx context.Context, call core.Call) (core.Permit,
 }
 
 // Charge takes n tokens whether they are there or not: for a cost that is known
-// only afterwards. It can leave the bucket in debt, of up to some hours.
+// only afterwards. It can leave the bucket in debt, by at least eight bursts and
+// 131,072 tokens; what is beyond some days, at ten million tokens a second 9
+// hours, is forgiven.
 func (b *TokenBucket) Charge(n int) {
 	if b != nil {
 		b.bucket.debit(n)

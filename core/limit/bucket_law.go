@@ -47,8 +47,10 @@ func (l *bucketLaw) giveBack(s *bucketState, now int64, t core.Token, n int) {
 }
 
 func (l *bucketLaw) refund(s *bucketState, now int64, n int) {
-	s.tat = l.paid(s.tat, l.units(now), n)
-	s.returned += uint32(n)
+	at := l.units(now)
+	before := at + l.debt(s.tat, at)
+	s.tat = l.paid(s.tat, at, n)
+	s.returned += l.tokens(before - s.tat)
 }
 
 func (l *bucketLaw) charge(s *bucketState, now int64, n int) {
@@ -77,7 +79,7 @@ func (l *bucketLaw) retime(t core.Token, turn int64, c change[bucketState]) (cor
 	t = charged(l.moved(t.A, c), n, returnedBefore(t))
 	if turn > c.at {
 		start := max(c.at, c.till)
-		turn = l.instant(start, l.turn(t.A, l.units(start), n, l.shaped))
+		turn = l.turnAt(t.A, start, n, l.shaped)
 	}
 	return t, turn
 }

@@ -99,7 +99,7 @@ func TestChargeAndRefund(t *testing.T) {
 		require.False(t, b.Allow())
 		b.Charge(math.MaxInt)
 		b.Charge(math.MaxInt)
-		require.Equal(t, time.Hour, b.Peek(1).RetryAfter.Round(time.Minute), "the debt has a bound")
+		require.Equal(t, 156*time.Hour, b.Peek(1).RetryAfter.Truncate(time.Hour), "the debt has a bound: 2^49 ns")
 	})
 }
 
@@ -140,7 +140,7 @@ func TestPause(t *testing.T) {
 		require.True(t, b.Allow())
 		b.Pause(time.Unix(1<<60, 0))
 		require.False(t, b.Allow())
-		time.Sleep(100 * 365 * 24 * time.Hour)
+		time.Sleep(49 * 365 * 24 * time.Hour)
 		require.False(t, b.Allow())
 		b.Pause(time.Now())
 		time.Sleep(d)
@@ -452,5 +452,103 @@ func TestAdmittedNeverFalls(t *testing.T) {
 		cancel()
 		synctest.Wait()
 		require.EqualValues(t, 302, b.Stats().Admitted)
+	})
+}
+
+// A refusal is one, though a token may have come since.
+func TestTakeThatIsRefusedSaysNo(t *testing.T) {
+	h := &hearing{}
+	synctest.Test(t, func(t *testing.T) {
+		for _, take := range []func(int) Decision{
+			newBucket(t, TokenBucketConfig{Rate: PerSecond(10), Burst: 1, Observer: h}).Take,
+			newLeaky(t, LeakyBucketConfig{Rate: PerSecond(10), Capacity: 1, Observer: h}).Take,
+		} {
+			h.then = nil
+			require.True(t, take(1).OK)
+			h.then = func() { time.Sleep(d) } // a token comes
+			got := take(1)
+			require.False(t, got.OK)
+			require.Positive(t, got.RetryAfter)
+			require.Zero(t, got.Remaining)
+			require.True(t, take(1).OK)
+		}
+	})
+}
+
+// A long wait is as long as it says.
+func TestPatienceIsNotCutShort(t *testing.T) {
+	b := newBucket(t, TokenBucketConfig{Rate: PerSecond(1), Burst: 1, MaxWait: 2 * time.Hour})
+	b.Charge(60)
+	for _, most := range []time.Duration{59 * time.Minute, time.Hour, 2 * time.Hour, 150 * time.Hour, forever} {
+		r, err := b.Reserve(1, most)
+		require.NoError(t, err, most)
+		r.Cancel()
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		g := newGCRA(anyRate(t), rapid.IntRange(1, 1000).Draw(t, "burst"))
+		short := time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "short"))
+		long := time.Duration(rapid.Int64Range(int64(short), math.MaxInt64).Draw(t, "long"))
+		if g.patience(short) > g.patience(long) {
+			t.Fatalf("%v is %d, %v is %d", short, g.patience(short), long, g.patience(long))
+		}
+	})
+}
+
+// New settings can be much slower: who waits is not let through together, and who
+// took much at the old rate has not paid for it when it comes back.
+func TestMuchSlowerSettingsForgetNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBucket(t, TokenBucketConfig{Rate: PerSecond(1), Burst: 1})
+		const waiters = 3000
+		var due []time.Duration
+		start := time.Now()
+		var rs []Reservation
+		for range waiters {
+			r, err := b.Reserve(1, forever)
+			require.NoError(t, err)
+			rs = append(rs, r)
+		}
+		require.NoError(t, b.Reconfigure(TokenBucketConfig{Rate: Per(1, 10*time.Second), Burst: 1}))
+		for i := range rs {
+			due = append(due, rs[i].Delay())
+			require.Equal(t, time.Duration(i)*10*time.Second, due[i])
+		}
+		require.Equal(t, start, time.Now())
+
+		b = newBucket(t, TokenBucketConfig{Rate: PerSecond(1000), Burst: 100_000})
+		require.True(t, b.AllowN(100_000))
+		require.NoError(t, b.Reconfigure(TokenBucketConfig{Rate: PerSecond(1), Burst: 10}))
+		require.NoError(t, b.Reconfigure(TokenBucketConfig{Rate: PerSecond(1000), Burst: 100_000}))
+		require.False(t, b.Allow())
+
+		// The same rate, and less patience.
+		b = newBucket(t, TokenBucketConfig{Rate: PerSecond(1), Burst: 1, MaxWait: 150 * time.Hour})
+		b.Charge(55 * 3600)
+		require.NoError(t, b.Reconfigure(TokenBucketConfig{Rate: PerSecond(1), Burst: 1}))
+		require.Equal(t, 55*time.Hour, b.Peek(1).RetryAfter)
+
+		// Beyond what can be owed, a turn never comes, and the wait is over.
+		b = newBucket(t, TokenBucketConfig{Rate: PerSecond(1), Burst: 1})
+		b.Charge(100_000)
+		failed := make(chan error)
+		go func() { failed <- b.Wait(t.Context(), 1) }()
+		synctest.Wait()
+		require.NoError(t, b.Reconfigure(TokenBucketConfig{Rate: Per(1, 30*day), Burst: 1}))
+		require.ErrorIs(t, <-failed, ErrLimited)
+	})
+}
+
+// However much is refunded, a permit from before gives back nothing more.
+func TestGreatRefundVoidsPermits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, n := range []int{10, math.MaxInt32, math.MaxInt} {
+			b := newBucket(t, TokenBucketConfig{Rate: PerSecond(1), Burst: 10})
+			p, err := b.Acquire(t.Context(), core.Call{Cost: 10})
+			require.NoError(t, err)
+			b.Refund(n)
+			require.True(t, b.AllowN(10))
+			p.Cancel()
+			require.False(t, b.Allow(), n)
+		}
 	})
 }

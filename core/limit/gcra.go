@@ -19,13 +19,14 @@ import (
 // compared by their difference. The lowest eight bits of an instant and of a cost
 // are 0, so that a word that holds an instant has room for more: see regime.
 // What is left is a tick, of 1 ns, or of less where tokens come faster than one
-// in 4096 ns; it is more where eight full bursts would not fit otherwise: 100
-// per day with a burst of a million still fits. Debts have a bound, and what
-// looks like more than that and a day (at the fastest rates 19 hours) is a TAT
+// in 4096 ns. It is more where they are seconds apart, and where a big burst
+// would not fit otherwise: so there is always room for a debt of 131,072 tokens,
+// for hours of it at ten million tokens a second and for days below 200,000, and
+// for eight full bursts. More cannot be owed. What looks like twice that is a TAT
 // long past, on which the clock has gained a lap: that takes 52 days idle at ten
-// million tokens a second, and two years at less than 200,000. In the day before
-// the lap is full a bucket can then refuse what it should not. The reverse would
-// take a clock that runs backwards by as much, and a monotonic one does not.
+// million a second, and two years at less than 200,000. In the last 64th of that
+// time a bucket can refuse what it should not. The reverse would take a clock
+// that runs backwards by as much, and a monotonic one does not.
 //
 // The interval is rounded up to ticks. So a limiter is never faster than its
 // rate, and slower by at most 1/16 ns a token: 0.06 % at 10 million a second,
@@ -38,8 +39,6 @@ type gcra struct {
 	burst int
 	one   uint64 // the cost of 1 token: the interval
 	full  uint64 // the cost of a full burst: the most debt that Allow makes
-	bound uint64 // the most debt that there can be
-	ahead uint64 // what is as far ahead of a reading of the clock, is past
 
 	up, down uint8 // a unit is 2^(down-up) ns; one of them is 0
 }
@@ -50,16 +49,15 @@ const (
 	tick   = 1 << 8
 	low    = tick - 1
 
-	spanBits = 57        // of the greatest bound, in units
-	maxBurst = 1<<30 - 1 // a cost fits in 30 bits of a core.Token
-	longest  = time.Hour // that a call can wait, if neither MaxWait nor the burst is more
-	day      = 24 * time.Hour
+	most     = 1<<57 - tick // the most debt that there can be, in units
+	past     = 1 << 58      // what is as far ahead of a reading of the clock, is past
+	maxBurst = 1<<30 - 1    // a cost fits in 30 bits of a core.Token
 	forever  = time.Duration(math.MaxInt64)
+	day      = 24 * time.Hour
 )
 
-// newGCRA is for a rate without a problem and a burst of 1 to maxBurst. Waits of
-// maxWait are to be possible.
-func newGCRA(r Rate, burst int, maxWait time.Duration) gcra {
+// newGCRA is for a rate without a problem and a burst of 1 to maxBurst.
+func newGCRA(r Rate, burst int) gcra {
 	tokens := uint64(r.Tokens)
 	whole, rest := uint64(r.Per)/tokens, uint64(r.Per)%tokens // the interval in ns
 	frac, rest := bits.Div64(rest, 0, tokens)
@@ -70,7 +68,7 @@ func newGCRA(r Rate, burst int, maxWait time.Duration) gcra {
 	if hi > 0 {
 		length = 64 + bits.Len64(hi)
 	}
-	shift = min(shift, spanBits-3-length)
+	shift = min(shift, 57-3-length, 57-17-bits.Len64(whole))
 
 	g := gcra{burst: burst}
 	var units, lost uint64
@@ -88,18 +86,15 @@ func newGCRA(r Rate, burst int, maxWait time.Duration) gcra {
 	}
 	g.one = roundUp(units)
 	g.full = g.one * uint64(burst)
-	g.bound = 1<<spanBits - 1
-	g.bound = min(g.bound, max(8*g.full, g.full+g.patience(max(maxWait, longest)))) &^ low
-	g.ahead = min(1<<(spanBits+1), g.bound+max(g.bound, uint64(day)<<g.up>>g.down))
 	return g
 }
 
-// cost is n tokens in units, at most the bound. n is at least 0.
+// cost is n tokens in units, at most the most. n is at least 0.
 func (g *gcra) cost(n int) uint64 {
 	if over, units := bits.Mul64(uint64(n), g.one); over == 0 {
-		return min(units, g.bound)
+		return min(units, most)
 	}
-	return g.bound
+	return most
 }
 
 func roundUp(units uint64) uint64 { return (units + low) &^ low }
@@ -111,12 +106,15 @@ func (g *gcra) raw(now int64) uint64 { return uint64(now << (g.up & 63) >> (g.do
 
 // patience is a wait in units, rounded down, and at most what a debt may be.
 func (g *gcra) patience(d time.Duration) uint64 {
-	most := g.bound - g.full
-	t := uint64(max(d, 0))
-	if t >= most>>g.up {
-		return min(most, t>>g.down)
+	room, t := most-g.full, uint64(max(d, 0))
+	switch {
+	case g.down > 0:
+		return min(room, t>>g.down)
+	case t > room>>g.up:
+		return room
+	default:
+		return t << g.up
 	}
-	return t << g.up >> g.down
 }
 
 // instant is the first clock reading that is wait, whole ticks, after the
@@ -138,31 +136,37 @@ func (g *gcra) instant(now int64, wait uint64) int64 {
 func (g *gcra) span(wait uint64) time.Duration { return time.Duration(g.instant(0, wait)) }
 
 // admit is the TAT after a call at now, and how long from now the call has to
-// wait. It is admitted if that is at most most; if not, wait is until it would
+// wait. It is admitted if that is at most patience; if not, wait is until it would
 // not have to. Shaped, it waits until the bucket is full, which is empty seen as
 // a leaky one, and is not admitted if it does not fit.
-func (g *gcra) admit(tat, now, cost, most uint64, shaped bool) (after, wait uint64, ok bool) {
+func (g *gcra) admit(tat, now, cost, patience uint64, shaped bool) (after, wait uint64, ok bool) {
 	debt := g.debt(tat, now)
 	after = now + debt + cost
 	if debt+cost > g.full {
 		wait = debt + cost - g.full
-		return after, wait, wait <= most && !shaped
+		return after, wait, wait <= patience && !shaped
 	}
 	if shaped {
 		wait = debt
 	}
-	return after, wait, wait <= most
+	return after, wait, wait <= patience
 }
 
 // owed is the TAT when n were taken that may not be there.
 func (g *gcra) owed(tat, now uint64, n int) uint64 {
-	return now + min(g.debt(tat, now)+g.cost(n), g.bound)
+	return now + min(g.debt(tat, now)+g.cost(n), most)
 }
 
 // paid is the TAT when n were given back that were taken at some time.
 func (g *gcra) paid(tat, now uint64, n int) uint64 {
 	debt := g.debt(tat, now)
 	return now + debt - min(debt, g.cost(n))
+}
+
+// tokens is how many tokens a part of a debt is, rounded up, and at most 2^30: as
+// many as any charge.
+func (g *gcra) tokens(units uint64) uint32 {
+	return uint32(min((units+g.one-1)/g.one, maxBurst+1))
 }
 
 // turn is how long from now a charge of n that left the TAT after has to wait.
@@ -174,10 +178,20 @@ func (g *gcra) turn(after, now uint64, n int, shaped bool) uint64 {
 	return debt - min(debt, g.full)
 }
 
+// turnAt is turn as a clock reading, from start on. A debt as great as can be may
+// have been greater: its turn never comes.
+func (g *gcra) turnAt(after uint64, start int64, n int, shaped bool) int64 {
+	at := g.units(start)
+	if g.debt(after, at) == most {
+		return math.MaxInt64
+	}
+	return g.instant(start, g.turn(after, at, n, shaped))
+}
+
 // debt is what the bucket lacks at now to be full. A TAT that is not ahead is
 // past, and so is one that is too far ahead to be: the difference wraps.
 func (g *gcra) debt(tat, now uint64) uint64 {
-	if d := tat - now; d < g.ahead {
+	if d := tat - now; d < past {
 		return d
 	}
 	return 0
@@ -207,9 +221,9 @@ func (g *gcra) refund(tat, now uint64, t core.Token, n int, returned uint32, sla
 	charge := g.cost(n)
 	over, before := bits.Mul64(uint64(returned-returnedBefore(t)), g.one)
 	if over != 0 {
-		before = g.bound
+		before = most
 	}
-	left := int64(g.debt(t.A, now)) - int64(min(before, g.bound))
+	left := int64(g.debt(t.A, now)) - int64(min(before, most))
 	if g.debt(tat, now) > slack {
 		left = min(left, int64(charge)-int64(tat-t.A))
 	}
@@ -224,13 +238,13 @@ func (g *gcra) converted(debt uint64, from *gcra) uint64 {
 	}
 	hi, lo := bits.Mul64(debt, g.one)
 	if hi >= from.one {
-		return g.bound
+		return most
 	}
 	units, rest := bits.Div64(hi, lo, from.one)
 	if rest != 0 {
 		units++
 	}
-	return min(roundUp(min(units, g.bound)), g.bound)
+	return min(roundUp(min(units, most)), most)
 }
 
 // peek is what a limiter with that TAT says to n at now. It is paused until start,

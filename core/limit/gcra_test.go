@@ -427,11 +427,10 @@ func TestDebtSaturates(t *testing.T) {
 	}
 	require.False(t, b.Allow())
 	require.Zero(t, b.Stats().Available)
-	in := b.bucket.in.Load()
-	r := b.bucket.limited(in.instant(b.bucket.clock.Now(), in.bound))
+	r := b.bucket.limited(b.bucket.in.Load().instant(b.bucket.clock.Now(), most))
 	wait, ok := r.RetryAfter()
 	require.True(t, ok)
-	require.InDelta(t, 8*5*24*time.Hour, wait, float64(time.Minute), "eight bursts")
+	require.Greater(t, wait, 200*365*day)
 }
 
 func TestRateString(t *testing.T) {

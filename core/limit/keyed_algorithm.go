@@ -98,9 +98,9 @@ func (cfg LeakyBucketConfig) settings(prefix string) []core.Setting {
 func bucketLawOf(a Algorithm) law[bucketState] {
 	switch cfg := a.(type) {
 	case TokenBucketConfig:
-		return &bucketLaw{gcra: newGCRA(cfg.Rate, cfg.Burst, cfg.MaxWait)}
+		return &bucketLaw{gcra: newGCRA(cfg.Rate, cfg.Burst)}
 	case LeakyBucketConfig:
-		return &bucketLaw{gcra: newGCRA(cfg.Rate, cfg.Capacity, cfg.MaxWait), shaped: true}
+		return &bucketLaw{gcra: newGCRA(cfg.Rate, cfg.Capacity), shaped: true}
 	}
 	return nil
 }

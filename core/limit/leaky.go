@@ -146,7 +146,7 @@ func (b *LeakyBucket) Acquire(ctx context.Context, call core.Call) (core.Permit,
 }
 
 // Charge pours in n whether it fits or not: for a cost that is known only
-// afterwards.
+// afterwards. There is a bound to that: see TokenBucket's.
 func (b *LeakyBucket) Charge(n int) {
 	if b != nil {
 		b.bucket.debit(n)

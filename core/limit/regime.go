@@ -58,7 +58,7 @@ func (b *bucket) init(cfg TokenBucketConfig) {
 
 func (b *bucket) regime(cfg TokenBucketConfig, paused int64) *regime {
 	return &regime{
-		gcra: newGCRA(cfg.Rate, cfg.Burst, cfg.MaxWait), of: b, rate: cfg.Rate, maxWait: cfg.MaxWait, paused: paused,
+		gcra: newGCRA(cfg.Rate, cfg.Burst), of: b, rate: cfg.Rate, maxWait: cfg.MaxWait, paused: paused,
 		changed: make(chan struct{}),
 	}
 }
@@ -138,7 +138,7 @@ func (r *regime) takeAt(word uint64, now int64, n int, patience time.Duration) (
 	}
 	start := max(now, r.paused)
 	at, cost := r.units(start), r.cost(n)
-	most := r.patience(patience - time.Duration(start-now))
+	left := r.patience(patience - time.Duration(start-now))
 	late := patience < time.Duration(start-now)
 	stale := false
 	for {
@@ -148,7 +148,7 @@ func (r *regime) takeAt(word uint64, now int64, n int, patience time.Duration) (
 		// Read before the word is moved: a refund that comes between is then held
 		// against this call, which errs on the side of the limit.
 		returned := r.returned.Load()
-		after, wait, fits := r.admit(word&^low, at, cost, most, r.of.shaped && patience > 0)
+		after, wait, fits := r.admit(word&^low, at, cost, left, r.of.shaped && patience > 0)
 		if late || !fits {
 			return charge{now: now, turn: r.instant(start, wait)}, false, stale
 		}
@@ -219,7 +219,10 @@ func (r *regime) decide(tat uint64, now int64, n int) Decision {
 
 func (b *bucket) takeDecision(n int) Decision {
 	c, ok := takeAtOnce(&b.limiter, b, n)
-	if !ok || n <= 0 {
+	if !ok {
+		return refusedDecision(b.peek(n), n)
+	}
+	if n == 0 {
 		return b.peek(n)
 	}
 	return c.by.(*regime).decide(c.token.A, c.now, 0)
@@ -242,9 +245,10 @@ func (b *bucket) credit(n int) {
 	defer b.mu.Unlock()
 	for n > 0 {
 		r, word, now := b.now()
-		next := r.paid(word&^low, r.units(max(now, r.paused)), n)
+		at := r.units(max(now, r.paused))
+		next := r.paid(word&^low, at, n)
 		if r.word.CompareAndSwap(word, next|word&calls) {
-			r.returned.Add(uint32(n))
+			r.returned.Add(r.tokens(at + r.debt(word&^low, at) - next))
 			return
 		}
 	}
@@ -333,7 +337,7 @@ func (r *regime) retime(c charge) charge {
 		n := tokensOf(c.token)
 		c.token = charged(r.moveTo(c.token.A), n, returnedBefore(c.token))
 		if c.turn > r.at {
-			c.turn = next.instant(start, next.turn(c.token.A, next.units(start), n, r.of.shaped))
+			c.turn = next.turnAt(c.token.A, start, n, r.of.shaped)
 		}
 		c.by, c.changed = next, next.changed
 		r = next
@@ -346,7 +350,7 @@ func (b *bucket) pause(until time.Time) {
 	old := b.in.Load()
 	next := &regime{
 		gcra: old.gcra, of: b, rate: old.rate, maxWait: old.maxWait, changed: make(chan struct{}),
-		paused: int64(until.Sub(b.clock.Time(0))),
+		paused: b.reading(until),
 	}
 	b.change(next)
 	b.mu.Unlock()

@@ -24,6 +24,18 @@ func (l *limiter) report(kind string, s Stats, settings []core.Setting) core.Rep
 	}
 }
 
+// refusedDecision is what a limiter says to a call of n that it has refused, d
+// being how things stood a moment later.
+func refusedDecision(d Decision, n int) Decision {
+	if d.OK && n > 0 {
+		d.OK, d.RetryAfter = false, 1
+	}
+	if n > 0 {
+		d.Remaining = min(d.Remaining, n-1)
+	}
+	return d
+}
+
 func callValues(admitted, refused uint64) []core.Value {
 	return []core.Value{
 		core.Count("surgewall.rate_limiting.requests", "{request}", admitted).With("result", "acquired"),

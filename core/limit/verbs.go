@@ -3,6 +3,7 @@ package limit
 import (
 	"context"
 	"errors"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -90,7 +91,7 @@ func acquire[M meter](ctx context.Context, l *limiter, m M, n int, patience time
 		return charge{}, l.refuseUntil(ctx, c, n)
 	}
 	if c.turn > c.now {
-		c.latest = satAdd(c.now, int64(patience))
+		c.latest = turnWaitedFor(c.now, patience)
 		l.counts.Add(countPending, 1)
 		var err error
 		if c, err = l.await(ctx, c); err != nil {
@@ -100,6 +101,18 @@ func acquire[M meter](ctx context.Context, l *limiter, m M, n int, patience time
 		l.counts.Add(countServed, 1)
 	}
 	return c, nil
+}
+
+// turnWaitedFor is the last turn that a call which began at now waits for. One at
+// MaxInt64 never comes.
+func turnWaitedFor(now int64, patience time.Duration) int64 {
+	return min(satAdd(now, int64(patience)), math.MaxInt64-1)
+}
+
+// reading is an instant as a clock reading, at most 50 years from now: nothing
+// overflows that is counted from it.
+func (l *limiter) reading(t time.Time) int64 {
+	return min(int64(t.Sub(l.clock.Time(0))), l.clock.Now()+50*365*int64(day))
 }
 
 // errLate is why a wait ends when a pause or new settings have put off its turn.
