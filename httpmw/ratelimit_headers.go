@@ -39,10 +39,12 @@ const (
 	//	RateLimit-Policy: "burst";q=100;w=60, "daily";q=1000;w=86400
 	//	RateLimit: "burst";r=37;t=23, "daily";r=12;t=1037
 	//
-	// q units are the policy's quota in each window of w seconds, rounded up,
-	// so that a window of half a second looks twice as long; r of them remain.
-	// t seconds, rounded up, are the time until there is more where none
-	// remains, and Retry-After where the request was refused. Otherwise they are as long as it takes to use r at the policy's mean rate,
+	// q units are the policy's quota in each window of w seconds: of a bucket its
+	// burst, and the time in which that comes. w is rounded up, so that a window
+	// of half a second looks twice as long; r of them remain. t seconds, rounded
+	// up, are the time until there is more where none remains, and Retry-After
+	// where the request was refused. Otherwise they are as long as it takes to use
+	// r at the policy's mean rate,
 	// q in w: r/t must not invite to more than the limit lets through in the
 	// long run, as section 8.5 warns. A limit without a window, a bulkhead's,
 	// has neither w nor t, and qu="concurrent-requests".

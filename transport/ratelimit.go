@@ -60,8 +60,9 @@ const (
 var ErrNoKey = errors.New("empty key")
 
 // RateLimit puts l in front of cfg.Base, and stops l while the server asks to be
-// left alone, by Retry-After or RateLimit: see PauseAsked. During a pause, and
-// when the rate is used up, requests wait as long as l lets them and the
+// left alone, by Retry-After or RateLimit: see PauseAsked. Give l a MaxWait, of
+// cfg.MaxPause to wait out every pause: without one it waits for nothing. During
+// a pause, and when the rate is used up, requests wait as long as l lets them and the
 // deadline of their context allows, http.Client's Timeout included. The others
 // are refused at once, with l's *core.Rejection, whose RetryAfter says when the
 // pause ends; nothing is sent.

@@ -59,7 +59,8 @@ type Combined struct {
 }
 
 // All combines limits; nil ones are left out. Its name in reports is "all";
-// rejections name the limit that binds: the one that is used up for longest.
+// rejections name the limit that binds: the one that is used up for longest. As a
+// guard it never waits, whatever the MaxWait of the limits; Wait does.
 func All(limits ...Limiter) *Combined {
 	c := &Combined{}
 	c.limiter.init("all", nil)

@@ -12,8 +12,8 @@
 //   - [SlidingLog], for the same exactly, over small numbers: it remembers when
 //     each call was.
 //   - [Concurrency], a bulkhead: so many at the same time, however often.
-//   - [All], several of these at once, from all or from none.
-//   - [Keyed], any of these for each of many keys: per client, per tenant.
+//   - [All], several rate limits at once, from all or from none.
+//   - [Keyed], any of these but All for each of many keys: per client, per tenant.
 //
 // Each keeps its limit as it is defined, whatever the number of goroutines and
 // whatever the clock does, and a refusal costs less than an admission. All are
