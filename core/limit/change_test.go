@@ -552,3 +552,57 @@ func TestGreatRefundVoidsPermits(t *testing.T) {
 		}
 	})
 }
+
+// A pause for ever, and its end, forget nothing.
+func TestPauseForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		window, err := NewSlidingWindow(SlidingWindowConfig{Limit: 5, Window: time.Hour})
+		require.NoError(t, err)
+		log, err := NewSlidingLog(SlidingLogConfig{Limit: 5, Window: time.Hour})
+		require.NoError(t, err)
+		for _, l := range []interface {
+			AllowN(n int) bool
+			Pause(until time.Time)
+		}{
+			newBucket(t, TokenBucketConfig{Rate: PerHour(5), Burst: 5}),
+			newLeaky(t, LeakyBucketConfig{Rate: PerHour(5), Capacity: 5}),
+			window, log,
+		} {
+			require.True(t, l.AllowN(5))
+			l.Pause(time.Now().Add(forever))
+			require.False(t, l.AllowN(1))
+			l.Pause(time.Time{})
+			require.False(t, l.AllowN(1))
+		}
+		k := newKeyed(t, KeyedConfig[string]{Limit: SlidingLogConfig{Limit: 5, Window: time.Hour}})
+		require.True(t, k.AllowN("a", 5))
+		k.Pause("a", time.Now().Add(forever))
+		k.Pause("a", time.Time{})
+		require.False(t, k.Allow("a"))
+	})
+}
+
+// A refund of any size ends soon, also of what was charged before a change.
+func TestGreatRefundAfterAChangeEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, err := NewSlidingLog(SlidingLogConfig{Limit: 1, Window: time.Millisecond})
+		require.NoError(t, err)
+		l.Charge(math.MaxInt)
+		require.NoError(t, l.Reconfigure(SlidingLogConfig{Limit: 2, Window: time.Millisecond}))
+		l.Refund(math.MaxInt) // the test's own time limit is what would tell
+		require.LessOrEqual(t, l.Peek(0).Remaining, 2)
+	})
+}
+
+func TestWindowTakeThatIsRefusedSaysNo(t *testing.T) {
+	h := &hearing{}
+	synctest.Test(t, func(t *testing.T) {
+		w, err := NewSlidingWindow(SlidingWindowConfig{Limit: 1, Window: time.Second, Observer: h})
+		require.NoError(t, err)
+		require.True(t, w.Take(1).OK)
+		h.then = func() { time.Sleep(time.Minute) }
+		got := w.Take(1)
+		require.False(t, got.OK)
+		require.Positive(t, got.RetryAfter)
+	})
+}

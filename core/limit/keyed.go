@@ -166,10 +166,11 @@ const maxMaxKeys = 1<<31 - 1
 func (b *keyedBase[K]) adopt(cfg KeyedConfig[K]) {
 	b.cfg = cfg
 	b.places.most.Store(int64(cfg.MaxKeys))
-	b.plan.Store(nil)
+	var plan *func(K) string
 	if cfg.Plan != nil {
-		b.plan.Store(&cfg.Plan)
+		plan = &cfg.Plan
 	}
+	b.plan.Store(plan) // once: no call finds none in between
 	n, per := cfg.Limit.pace()
 	waits := cfg.Limit.maxWait() > 0
 	for _, a := range cfg.Plans {
@@ -301,7 +302,7 @@ func (k *Keyed[K]) Refund(key K, n int) {
 // pause outlives what is remembered of the key. There are at most MaxKeys of
 // them; beyond that, the key has its limit used up until then instead.
 func (k *Keyed[K]) Pause(key K, until time.Time) {
-	if k != nil && k.each.pause(key, int64(until.Sub(k.clock.Time(0)))) {
+	if k != nil && k.each.pause(key, k.reading(until)) {
 		k.tellChange(core.KindPaused, max(0, time.Until(until)))
 	}
 }

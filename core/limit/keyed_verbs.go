@@ -36,7 +36,7 @@ func (k *keyedRate[K, S]) take(key K, n int) Decision {
 	a := k.hold(key, n)
 	if a.cell == nil {
 		k.refuseHeld(context.Background(), a, n)
-		return k.peek(key, n)
+		return refusedDecision(k.peek(key, n), n)
 	}
 	ok, left := false, n
 	if a.shard.start == a.shard.now {

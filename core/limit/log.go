@@ -229,7 +229,7 @@ func (l *SlidingLog) Pause(until time.Time) {
 		return
 	}
 	l.change(func(old *logEra) *logEra {
-		return l.era(old.log, old.maxWait, int64(until.Sub(l.clock.Time(0))))
+		return l.era(old.log, old.maxWait, l.reading(until))
 	})
 	l.tellChange(core.KindPaused, max(0, time.Until(until)))
 }

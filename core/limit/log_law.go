@@ -129,6 +129,9 @@ func (l *logLaw) refund(s *logState, now int64, n int) {
 			n -= int(rounds) * l.limit
 			continue
 		}
+		if u.moved && steps >= 2*l.limit {
+			return // they come from before a change, and there can be any number: so much is not given back
+		}
 		at := l.latest(u)
 		u.n--
 		l.restore(u, at, 1)

@@ -175,7 +175,10 @@ func (w *SlidingWindow) Take(n int) Decision {
 		return unlimited(n)
 	}
 	c, ok := takeAtOnce(&w.limiter, w, n)
-	if !ok || n <= 0 {
+	if !ok {
+		return refusedDecision(w.peek(n), n)
+	}
+	if n == 0 {
 		return w.peek(n)
 	}
 	e := c.by.(*windowEra)
@@ -262,7 +265,7 @@ func (w *SlidingWindow) Pause(until time.Time) {
 		return
 	}
 	w.change(func(old *windowEra) *windowEra {
-		next := w.era(old.window, old.maxWait, int64(until.Sub(w.clock.Time(0))))
+		next := w.era(old.window, old.maxWait, w.reading(until))
 		next.window.origin += next.start(old.at) - old.start(old.at)
 		return next
 	})
