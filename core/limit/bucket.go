@@ -175,8 +175,7 @@ func (b *TokenBucket) Refund(n int) {
 // Pause stops the bucket: until then nobody is admitted, and those who wait, wait
 // so much longer. Time stands still for it, so what was in the bucket is in it
 // at the end. It lasts for 50 years at most. A later call replaces an earlier one:
-// a time that is past ends the
-// pause.
+// a time that is past ends the pause.
 func (b *TokenBucket) Pause(until time.Time) {
 	if b != nil {
 		b.bucket.pause(until)
