@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/surgewall/surgewall/core"
 )
 
 // manyNames are keys of 17 bytes, side by side in memory.
@@ -70,4 +72,66 @@ func TestKeyedMemory(t *testing.T) {
 		runtime.KeepAlive(k)
 		runtime.KeepAlive(names)
 	})
+}
+
+// A million fresh keys neither push out what a key owes nor take more memory
+// than MaxKeys of them.
+func TestFloodOfFreshKeys(t *testing.T) {
+	const maxKeys = 10_000
+	fresh := 1_000_000
+	if raceEnabled {
+		fresh = 100_000
+	}
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeyed(t, KeyedConfig[int]{MaxKeys: maxKeys, Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 3}})
+		limited := -1
+		k.Charge(limited, 3600)
+		full := 0
+		for key := range fresh {
+			k.Allow(key)
+			if key == 2*maxKeys {
+				full = live()
+			}
+			if key%10_000 == 0 {
+				require.False(t, k.Allow(limited))
+				time.Sleep(time.Second)
+			}
+		}
+		s := k.Stats()
+		require.LessOrEqual(t, s.Keys, maxKeys)
+		require.Positive(t, s.Overflowed)
+		require.Positive(t, s.Forgotten)
+		require.EqualValues(t, fresh+1+fresh/10_000, s.Admitted+s.Refused+1)
+		require.Equal(t, 3600*time.Second-time.Duration(fresh/10_000)*time.Second-2*time.Second, k.Peek(limited, 1).RetryAfter,
+			"to the last token")
+		if !raceEnabled {
+			require.Less(t, live()-full, 100_000)
+		}
+		checkKeyed(t, k)
+	})
+}
+
+// As many keys as are kept can be refused in turn, and nothing is allocated.
+func TestFloodOfManyLimitedKeys(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	k := newKeyed(t, KeyedConfig[int]{Limit: TokenBucketConfig{Rate: PerDay(1), Burst: 1}})
+	const keys = 500
+	for key := range keys {
+		require.True(t, k.Allow(key))
+		time.Sleep(time.Microsecond) // so that each has an instant of its own
+	}
+	key := 0
+	refuse := func() {
+		key = (key + 1) % keys
+		if _, err := k.AcquireKey(t.Context(), key, core.Call{}); err == nil {
+			t.Error("admitted")
+		}
+	}
+	for range keys {
+		refuse()
+	}
+	// Where instants collide, a few are made anew.
+	require.Less(t, testing.AllocsPerRun(10*keys, refuse), 0.1)
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/surgewall/surgewall/core"
 )
@@ -344,6 +345,78 @@ func TestNaNIsNotANewKeyEachTime(t *testing.T) {
 	}
 	require.Equal(t, 3, admitted)
 	require.Zero(t, k.Stats().Keys)
+}
+
+// A key that cannot be compared panics as in a map, and spoils nothing.
+func TestKeyThatCannotBeCompared(t *testing.T) {
+	for _, limit := range []Algorithm{TokenBucketConfig{Rate: PerDay(1), Burst: 2}, ConcurrencyConfig{Limit: 2}} {
+		k := newKeyed(t, KeyedConfig[any]{Limit: limit, MaxKeys: 4})
+		for range 3 {
+			require.Panics(t, func() { k.Allow([]int{1}) })
+			require.Panics(t, func() { k.Peek(func() {}, 1) })
+			require.Panics(t, func() { k.Refund([1]any{map[int]int{}}, 1) })
+		}
+		require.True(t, k.Allow("a") && k.Allow(1) && k.Allow(int8(1)) && k.Allow([1]any{1}))
+		require.True(t, k.Allow("a"))
+		require.False(t, k.Allow("a"))
+		require.True(t, k.Allow(int8(1)))
+		require.Equal(t, 4, k.Stats().Keys)
+	}
+}
+
+// Zero and minus zero are the same key.
+func TestKeysThatAreEqualAreOne(t *testing.T) {
+	k := newKeyed(t, KeyedConfig[float64]{Limit: TokenBucketConfig{Rate: PerDay(1), Burst: 1}})
+	require.True(t, k.Allow(0))
+	require.False(t, k.Allow(math.Copysign(0, -1)))
+}
+
+// Whatever few places there are, whoever shares, comes back and is paid back: in
+// any span of time no key has more than its limit allows.
+func TestKeyedBoundOfEachKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rapid.Check(noDeadline{t}, func(t *rapid.T) {
+			const keys = 12
+			rate, burst := Per(rapid.IntRange(1, 20).Draw(t, "rate"), time.Second), rapid.IntRange(1, 6).Draw(t, "burst")
+			k := must(NewKeyed(KeyedConfig[int]{
+				MaxKeys: rapid.IntRange(1, keys).Draw(t, "MaxKeys"), Limit: TokenBucketConfig{Rate: rate, Burst: burst},
+			}))
+			type use struct {
+				at time.Time
+				n  int
+			}
+			var used [keys][]use
+			for range rapid.IntRange(1, 150).Draw(t, "calls") {
+				time.Sleep(time.Duration(rapid.IntRange(0, 200).Draw(t, "ms")) * time.Millisecond)
+				key, n := rapid.IntRange(0, keys-1).Draw(t, "key"), rapid.IntRange(1, burst).Draw(t, "n")
+				p, err := k.AcquireKey(context.Background(), key, core.Call{Cost: n})
+				if err != nil {
+					continue
+				}
+				cost := rapid.IntRange(0, n).Draw(t, "cost")
+				if cost == 0 {
+					p.Cancel()
+					continue
+				}
+				p.Finish(context.Background(), core.Result{Cost: cost})
+				used[key] = append(used[key], use{time.Now(), cost})
+			}
+			for key, uses := range used {
+				for i := range uses {
+					sum := int64(0)
+					for _, u := range uses[i:] {
+						if sum += int64(u.n); !within(sum, rate, burst, u.at.Sub(uses[i].at)) {
+							t.Fatalf("key %d: %v", key, uses)
+						}
+					}
+				}
+			}
+			if s := k.Stats(); s.Keys > s.MaxKeys {
+				t.Fatalf("%+v", s)
+			}
+			checkKeyed(t, k)
+		})
+	})
 }
 
 // Many goroutines on few places, so that keys come and go: no key gets more than

@@ -113,7 +113,7 @@ func (k *keyedRate[K, S]) admit(ctx context.Context, key K, n int, patience, lef
 		k.refuseHeld(ctx, a, n)
 		return charge{}, k.limited(c.turn)
 	}
-	c.by, c.now, c.latest = (*chargedTo[K, S])(a.cell), s.now, satAdd(s.now, int64(patience))
+	c.by, c.now, c.latest = (*chargedTo[K, S])(a.cell), s.now, turnWaitedFor(s.now, patience)
 	if c.turn > c.now {
 		c.changed = s.changes()
 	} else {
