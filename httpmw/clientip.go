@@ -129,8 +129,7 @@ func HeaderIP(name string, cfg ClientIPConfig) (func(*http.Request) (netip.Addr,
 	bad := core.Check("httpmw.ClientIPConfig")
 	name, problem := headerName(name)
 	bad.If(problem != "", "name", name, problem)
-	bad.If(name == "X-Forwarded-For", "name", name, "is a list that clients can begin: see ForwardedForIP and HopCountIP")
-	bad.If(name == "Forwarded", "name", name, "is a list that clients can begin: see ForwardedIP")
+	notAList(bad, name)
 	c := newProxied(cfg, bad)
 	return checked(func(r *http.Request) (netip.Addr, error) { return c.fromHeader(r, name) }, bad)
 }
@@ -296,7 +295,7 @@ func (c *clientIP) trusts(a netip.Addr) bool {
 
 // kept is a as a key.
 func (c *clientIP) kept(a netip.Addr) netip.Addr {
-	if !a.Is6() {
+	if !a.Is6() || a.IsLoopback() { // whose /64 begins with ::, the key of UnixShared
 		return a
 	}
 	p, _ := a.Prefix(c.bits) // 128 at most
@@ -362,6 +361,12 @@ func headerName(name string) (canonical, problem string) {
 		return canonical, "is not among a request's headers: use r.Host"
 	}
 	return canonical, ""
+}
+
+// notAList refuses a header of which a client can write the beginning.
+func notAList(bad *core.Problems, name string) {
+	bad.If(name == "X-Forwarded-For", "name", name, "is a list that clients can begin: see ForwardedForIP and HopCountIP")
+	bad.If(name == "Forwarded", "name", name, "is a list that clients can begin: see ForwardedIP")
 }
 
 func isTokenByte(b byte) bool {

@@ -67,7 +67,7 @@ func TestPeerIP(t *testing.T) {
 		"[2001:db8:1:2:ffff::]:80":         "2001:db8:1:2::",
 		"[fe80::1%eth0]:80":                "fe80::",
 		"[fe80::1%eth1]:80":                "fe80::",
-		"[::1]:80":                         "::",
+		"[::1]:80":                         "::1", // not ::, which UnixShared is
 		"[::ffff:192.0.2.60%eth0]:80":      "192.0.2.60",
 		"192.0.2.60":                       errNoPeer.Error(),
 		"192.0.2.60:":                      errNoPeer.Error(),

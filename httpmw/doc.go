@@ -68,6 +68,10 @@
 // is better told by who it is, by a key function of the program's own around
 // [KeyHeader] or a session.
 //
+// A middleware that writes a header's value into RemoteAddr, as the RealIP of
+// some routers does, undoes all of that: whoever connects becomes whom he says he
+// is. Do without it, or put the limit around it.
+//
 // An IPv6 client is its /64. Where addresses are shared, by carriers or by an
 // office, one address is many people: let limits by address be wide, and those by
 // account tight.

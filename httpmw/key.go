@@ -24,11 +24,13 @@ var (
 // KeyHeader returns a key function for the value of one header, such as an API
 // key that was checked before. It fails, and the answer is 400, if the header is
 // missing or empty, if it was sent more than once, and if it is longer than
-// MaxKeyLen. Whoever can choose the value freely has a new limit with each.
+// MaxKeyLen. Whoever can choose the value freely has a new limit with each; so
+// name cannot be X-Forwarded-For or Forwarded.
 func KeyHeader(name string) (func(*http.Request) (string, error), error) {
 	name, problem := headerName(name)
 	bad := core.Check("httpmw.KeyHeader")
 	bad.If(problem != "", "name", name, problem)
+	notAList(bad, name)
 	return checked(func(r *http.Request) (string, error) {
 		switch values := r.Header[name]; {
 		case len(values) > 1:

@@ -43,7 +43,7 @@ func TestKeyHeader(t *testing.T) {
 		require.Equal(t, row.want, got)
 		require.Equal(t, row.err, err)
 	}
-	for _, name := range []string{"", "a b", "a:b", "ü", "Host"} {
+	for _, name := range []string{"", "a b", "a:b", "ü", "Host", "x-forwarded-for", "Forwarded"} {
 		key, err := KeyHeader(name)
 		require.Nil(t, key)
 		require.ErrorIs(t, err, core.ErrConfig, name)

@@ -23,7 +23,8 @@ type RateLimitConfig[K comparable] struct {
 
 	// Key says whose limit a request uses: PeerIP, KeyHeader, Both(…), or a
 	// function of the program's own. If it returns an error, the request is
-	// answered as by GuardBy, 400 if nothing else is chosen. Required.
+	// answered as by GuardBy, 400 if nothing else is chosen; the limiter, which
+	// was not asked, does not count it: a Refuse can. Required.
 	Key func(*http.Request) (K, error)
 
 	// AllowZeroKey admits the zero key, "" or netip.Addr{}, as a key like any
@@ -48,11 +49,11 @@ type RateLimitConfig[K comparable] struct {
 
 	// CostAfter, if set, is what a request really cost, once its handler has
 	// ended: what was taken at first is corrected to that, if need be by going
-	// into debt, as deep as the limiter's Charge can. 0 is nothing at all; a negative cost is a mistake, and leaves
-	// what was taken. It is not called for a request that was not admitted,
-	// here or further in, or not asked about. It is called while the permit is
-	// held, also after a panic of the handler. It costs one allocation a
-	// request.
+	// into debt, as deep as the limiter's Charge can. 0 is nothing at all; a
+	// negative cost is a mistake, and leaves what was taken. It is not called
+	// for a request that was not admitted, here or further in, or not asked
+	// about. It is called while the permit is held, also after a panic of the
+	// handler. It costs one allocation a request.
 	CostAfter func(*http.Request, Answer) int
 
 	// Headers are those that answers tell of the limit by. The guard, or
@@ -150,7 +151,7 @@ func (l *rateLimit[K]) check(cfg RateLimitConfig[K]) error {
 	bad.If(cfg.Guard == nil, "Guard", nil, "must be set")
 	bad.If(cfg.Key == nil, "Key", nil, "must be set")
 	for _, p := range cfg.SkipPaths {
-		bad.If(!strings.HasPrefix(p, "/") || !isClean(p) || strings.ContainsAny(p, "{}"), "SkipPaths", p,
+		bad.If(!strings.HasPrefix(p, "/") || !isClean(p) || strings.ContainsAny(p, "{}?#"), "SkipPaths", p,
 			`must be clean paths: "/healthz", or "/static/" for all below it`)
 	}
 	h := cfg.Headers

@@ -591,7 +591,7 @@ func TestNoLimitTellsNothing(t *testing.T) {
 
 func TestRateLimitConfigReportsAllProblems(t *testing.T) {
 	_, err := RateLimit(RateLimitConfig[string]{
-		SkipPaths: []string{"healthz", "/a/../b", "/{id}", "/ok", "GET /x", ""},
+		SkipPaths: []string{"healthz", "/a/../b", "/{id}", "/ok", "GET /x", "/y?z", ""},
 		Headers:   16 | HeadersDraft10 | HeadersDraft11 | HeadersLegacy | HeadersLegacyUnix,
 		Policy:    "täglich", Unit: "\n", Jitter: -1, Problem: true, Refuse: refuseWithText,
 	})
@@ -600,7 +600,7 @@ func TestRateLimitConfigReportsAllProblems(t *testing.T) {
 httpmw.RateLimitConfig.`
 	require.EqualError(t, err, `httpmw.RateLimitConfig.Guard: must be set
 httpmw.RateLimitConfig.Key: must be set
-httpmw.RateLimitConfig.SkipPaths: healthz`+paths+`SkipPaths: /a/../b`+paths+`SkipPaths: /{id}`+paths+`SkipPaths: GET /x`+paths+`SkipPaths: `+paths+
+httpmw.RateLimitConfig.SkipPaths: healthz`+paths+`SkipPaths: /a/../b`+paths+`SkipPaths: /{id}`+paths+`SkipPaths: GET /x`+paths+`SkipPaths: /y?z`+paths+`SkipPaths: `+paths+
 		`Headers: 31: must be of the Headers constants
 httpmw.RateLimitConfig.Headers: 31: must have one legacy form at most: they are the same headers
 httpmw.RateLimitConfig.Headers: 31: must have one draft at most: they are the same headers

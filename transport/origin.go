@@ -27,12 +27,19 @@ func OriginOf(req *http.Request) (Origin, error) {
 		return Origin{}, errNoHost
 	}
 	o := Origin{Scheme: strings.ToLower(req.URL.Scheme), Host: strings.ToLower(req.URL.Host)}
-	switch o.Scheme {
-	case "http":
-		o.Host = strings.TrimSuffix(o.Host, ":80")
-	case "https":
-		o.Host = strings.TrimSuffix(o.Host, ":443")
+	colon := strings.LastIndexByte(o.Host, ':')
+	if colon <= strings.LastIndexByte(o.Host, ']') {
+		return o, nil // without a port; the colon is in an IPv6 address
 	}
-	o.Host = strings.TrimSuffix(o.Host, ":")
+	host, port := o.Host[:colon], o.Host[colon+1:]
+	for len(port) > 1 && port[0] == '0' {
+		port = port[1:]
+	}
+	switch {
+	case port == "", port == "80" && o.Scheme == "http", port == "443" && o.Scheme == "https":
+		o.Host = host
+	case len(host)+len(":")+len(port) < len(o.Host):
+		o.Host = host + ":" + port
+	}
 	return o, nil
 }

@@ -175,6 +175,11 @@ func TestOriginOf(t *testing.T) {
 		"HTTP://[::1]:80":                     "http://[::1]",
 		"http://[::80]":                       "http://[::80]",
 		"http://a.:80":                        "http://a.",
+		"http://a:0080":                       "http://a",
+		"https://[::1]:00443":                 "https://[::1]",
+		"http://a:08080":                      "http://a:8080",
+		"http://a:0":                          "http://a:0",
+		"http://a:00":                         "http://a:0",
 	} {
 		o, err := transport.OriginOf(request(t, "GET", url, nil))
 		require.NoError(t, err)

@@ -128,7 +128,7 @@ func (b *TokenBucket) Wait(ctx context.Context, n int) error {
 		return waitForNothing(ctx, n)
 	}
 	if ctx.Err() == nil {
-		if ok, _ := b.bucket.quick(n); ok {
+		if ok, _ := b.bucket.quick(n, false); ok {
 			return nil // nobody waits, or there would be nothing left
 		}
 	}

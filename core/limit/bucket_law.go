@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"math"
 	"time"
 
 	"github.com/surgewall/surgewall/core"
@@ -77,7 +78,7 @@ func (l *bucketLaw) moved(tat uint64, c change[bucketState]) uint64 {
 func (l *bucketLaw) retime(t core.Token, turn int64, c change[bucketState]) (core.Token, int64) {
 	n := tokensOf(t)
 	t = charged(l.moved(t.A, c), n, returnedBefore(t))
-	if turn > c.at {
+	if turn > c.at && turn != math.MaxInt64 {
 		start := max(c.at, c.till)
 		turn = l.turnAt(t.A, start, n, l.shaped)
 	}

@@ -56,6 +56,7 @@ func (s *slotWord) take(n int) bool {
 			}
 			return true
 		}
+		keepOff()
 	}
 }
 
@@ -93,6 +94,7 @@ func (s *slotWord) giveBack(n int, limit *atomic.Int64) bool {
 		if s.word.CompareAndSwap(word, word+uint64(n)) {
 			return true
 		}
+		keepOff()
 	}
 }
 

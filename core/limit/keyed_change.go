@@ -108,45 +108,59 @@ func (k *keyedRate[K, S]) unpause(s *rateShard[K, S], key K) {
 	}
 }
 
-// pause stops the limit of key until the clock reading until.
+// pause stops the limit of key until the clock reading until, if there is a place
+// for one more pause.
 func (k *keyedRate[K, S]) pause(key K, until int64) bool {
+	if k.pauses.Load() >= k.places.most.Load() {
+		for i := range k.shards {
+			k.shards[i].mu.Lock()
+			k.endPauses(&k.shards[i])
+			k.shards[i].mu.Unlock()
+		}
+	}
 	h := maphash.Comparable(k.seed, key)
 	s := &k.shards[h&k.mask]
 	s.mu.Lock()
-	s.time(k.clock.Now())
-	looks := sweepStep
-	for other, end := range s.paused { // a few, in no order
-		if looks--; end > s.now || looks < 0 {
-			break
-		}
-		k.unpause(s, other)
-	}
+	defer s.mu.Unlock()
+	k.endPauses(s)
 	before, paused := s.paused[key]
+	c := s.find(h, key)
+	if c != nil {
+		c = k.update(s, h, c) // by the pause before
+	}
 	switch {
-	case until > s.now && !paused && !k.mayPause(key):
-		s.mu.Unlock()
-		a := k.hold(key, 0)
-		a.rule.law.charge(&a.cell.state, max(a.shard.start, until), a.rule.most)
-		k.letGo(a.shard)
+	case until <= s.now && !paused:
 		return true
-	case until > s.now:
+	case until <= s.now:
+		k.unpause(s, key)
+	case !paused && !k.mayPause(key):
+		return false
+	default:
 		if s.paused == nil {
 			s.paused = make(map[K]int64)
 		}
 		s.paused[key] = until
-	case paused:
-		k.unpause(s, key)
-	default:
-		s.mu.Unlock()
-		return true
 	}
-	if c := s.find(h, key); c != nil {
-		c = k.update(s, h, c)
+	if c != nil {
 		s.move(h, c, &site[K, S]{shard: s, rule: c.home.rule, at: s.now, paused: before, till: until})
 		s.wake()
 	}
-	s.mu.Unlock()
 	return true
+}
+
+// endPauses forgets a few pauses of s that are over, in no order. The caller holds
+// the lock of s.
+func (k *keyedRate[K, S]) endPauses(s *rateShard[K, S]) {
+	s.time(k.clock.Now())
+	looks := sweepStep
+	for key, end := range s.paused {
+		if looks--; looks < 0 {
+			break
+		}
+		if end <= s.now {
+			k.unpause(s, key)
+		}
+	}
 }
 
 // mayPause takes a place for one more pause, if there is one. A key that could

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -259,17 +260,21 @@ func TestKeyedPauses(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.True(t, k.AllowN(1, 2))
 
-		// There are no more pauses than keys. Beyond that, what the key has is used
-		// up until then.
+		// There are no more pauses than keys; one beyond that has no effect.
 		time.Sleep(time.Second)
 		for key := range 2 {
 			pause(float64(10+key), time.Minute)
 		}
 		require.Equal(t, 2, k.Stats().Paused)
+		told := len(h.events)
 		pause(20, time.Minute)
+		require.Len(t, h.events, told)
 		require.Equal(t, 2, k.Stats().Paused)
-		require.False(t, k.Allow(20))
-		require.Equal(t, time.Minute+d, k.Peek(20, 1).RetryAfter)
+		require.True(t, k.Allow(20))
+		pause(10, 2*time.Minute) // one of those that there are
+		pause(20, -time.Second)  // none
+		time.Sleep(time.Minute)
+		require.False(t, k.Allow(10))
 
 		// Those that are over make room.
 		time.Sleep(time.Hour)
@@ -279,11 +284,57 @@ func TestKeyedPauses(t *testing.T) {
 		}
 		require.LessOrEqual(t, k.Stats().Paused, 2)
 
-		// NaN is among those that share a limit.
+		// NaN is among those that share a limit, and cannot be paused.
+		time.Sleep(time.Hour)
 		require.True(t, k.Allow(math.NaN()))
 		pause(math.NaN(), time.Second)
-		require.False(t, k.Allow(math.NaN()))
+		require.True(t, k.Allow(math.NaN()))
 		checkKeyed(t, k)
+	})
+}
+
+// Pauses that are over make room for others, whatever shards they are in.
+func TestKeyedPausesThatAreOverMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 10_000
+		k := newKeyed(t, KeyedConfig[int]{MaxKeys: most, Limit: TokenBucketConfig{Rate: PerSecond(10), Burst: 2}})
+		for round := range 3 {
+			for key := range most {
+				k.Pause(round*most+key, time.Now().Add(time.Second))
+			}
+			require.Equal(t, most, k.Stats().Paused)
+			require.False(t, k.Allow(round*most))
+			if round == 0 {
+				k.Pause(-1, time.Now().Add(time.Second))
+				require.True(t, k.Allow(-1), "one too many")
+			}
+			time.Sleep(time.Second)
+			for key := range 100 {
+				k.Pause(-1-key, time.Now().Add(time.Second))
+				require.False(t, k.Allow(-1-key))
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+// A pause that is set while new settings are on their way, to a key that they have
+// not come to yet, begins when it was set and not when they did.
+func TestKeyedPauseOfACellThatIsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeyed(t, KeyedConfig[string]{Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 10}})
+		require.True(t, k.AllowN("a", 10))
+		each := k.each.(*keyedRate[string, bucketState])
+		set := each.rules(KeyedConfig[string]{Name: "keyed", Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 10}})
+		s := &each.shards[maphash.Comparable(k.seed, "a")&k.mask]
+		s.mu.Lock()
+		s.time(k.clock.Now())
+		s.adopt(set, s.now) // as renew does before it brings the cells to them
+		s.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		k.Pause("a", time.Now().Add(time.Minute))
+		time.Sleep(time.Minute)
+		require.Equal(t, 5, k.Peek("a", 0).Remaining, "what came before the pause")
 	})
 }
 

@@ -28,16 +28,21 @@ type rateCell[K comparable, S any] = cell[K, S, site[K, S]]
 
 // rateShard is the cells of some of the keys. All but owner is guarded by mu.
 type rateShard[K comparable, S any] struct {
-	mu    sync.Mutex
-	calls uint32
-	table[K, S, site[K, S]]
-	set      *ruleset[S]
-	sites    []site[K, S] // of each rule
-	now      int64        // the newest clock reading that was used here
-	start    int64        // of the present call: now, or later if its key is paused: the end of that
-	paused   map[K]int64  // the clock readings at which pauses end; nil if there are none
+	mu       sync.Mutex
+	calls    uint32
+	now      int64 // the newest clock reading that was used here
+	start    int64 // of the present call: now, or later if its key is paused: the end of that
 	admitted uint64
 	refused  uint64
+
+	// What is above fits on the one cache line that each call writes, and what
+	// follows is seldom written.
+	_ [16]byte
+
+	table[K, S, site[K, S]]
+	set    *ruleset[S]
+	sites  []site[K, S] // of each rule
+	paused map[K]int64  // the clock readings at which pauses end; nil if there are none
 
 	overflowed, forgotten uint64
 
@@ -46,7 +51,7 @@ type rateShard[K comparable, S any] struct {
 	scratch *S
 	owner   *keyedRate[K, S]
 
-	_ [64]byte // a whole number of cache lines, in pairs; the first two are those that each call uses
+	_ [48]byte // a whole number of cache lines, in pairs
 }
 
 // ruleset is the limits in force: of a rule each, Limit the first, then the

@@ -130,6 +130,11 @@ func (b *LeakyBucket) Wait(ctx context.Context, n int) error {
 	if b == nil {
 		return waitForNothing(ctx, n)
 	}
+	if ctx.Err() == nil {
+		if ok, _ := b.bucket.quick(n, true); ok {
+			return nil
+		}
+	}
 	_, err := acquire(ctx, &b.bucket.limiter, &b.bucket, n, forever)
 	return err
 }

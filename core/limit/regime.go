@@ -2,6 +2,7 @@ package limit
 
 import (
 	"context"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -65,7 +66,7 @@ func (b *bucket) regime(cfg TokenBucketConfig, paused int64) *regime {
 
 // allow takes n if they are there.
 func (b *bucket) allow(n int) bool {
-	ok, sure := b.quick(n)
+	ok, sure := b.quick(n, false)
 	if !sure {
 		_, ok = takeAtOnce(&b.limiter, b, n)
 	} else if !ok {
@@ -75,8 +76,9 @@ func (b *bucket) allow(n int) bool {
 }
 
 // quick is take without patience, and without what nobody needs who does not
-// wait. Where it is not sure, take knows.
-func (b *bucket) quick(n int) (ok, sure bool) {
+// wait. Where it is not sure, take knows. Shaped, it takes nothing if it would have
+// to wait for others.
+func (b *bucket) quick(n int, shaped bool) (ok, sure bool) {
 	r := b.in.Load()
 	cost := r.one
 	if n != 1 {
@@ -85,13 +87,13 @@ func (b *bucket) quick(n int) (ok, sure bool) {
 		}
 		cost = r.cost(n)
 	}
-	now := b.clock.Now()
-	at := r.units(now)
 	word := r.word.Load()
-	for stale := now < r.paused; !stale && word&moved == 0; {
+	now := b.clock.Now()
+	for tight := false; now >= r.paused && word&moved == 0; tight = true {
+		at := r.units(now)
 		debt := r.debt(word&^low, at) + cost
-		if debt > r.full {
-			return false, true
+		if debt > r.full || shaped && debt > cost {
+			return false, !tight // the word may know a later time than now
 		}
 		if next := at + debt | (word+1)&calls; r.word.CompareAndSwap(word, next) {
 			if next&calls == 0 {
@@ -99,10 +101,11 @@ func (b *bucket) quick(n int) (ok, sure bool) {
 			}
 			return true, true
 		}
-		// Others move it; they may have taken what was left, and they may know
-		// a later time than at.
+		if !tight {
+			keepOff()
+		}
+		now = b.clock.Now()
 		word = r.word.Load()
-		stale = r.debt(word&^low, at)+cost > r.full
 	}
 	return false, false
 }
@@ -111,27 +114,36 @@ func (b *bucket) most() int { return b.in.Load().burst }
 
 // take is for meter.
 //
-// The clock is read before the word, so that next to nothing passes between
-// reading the word and swapping it. A stale clock sees more debt than there is,
-// never less: an admission by it was due already, and before a refusal it is
-// read again if others have moved the word meanwhile.
+// At first the clock is read after the word: so it is as new, and if another
+// processor is at the word too, that shows. Then one keeps off for a moment, and
+// reads the clock before the word, so that next to nothing passes until the swap.
+// Such a clock may be stale: it sees more debt than there is, never less. An
+// admission by it was due already, and before a refusal it is read again.
 func (b *bucket) take(n int, patience time.Duration) (c charge, ok bool) {
-	for {
-		r := b.in.Load()
-		now := b.clock.Now()
-		var again bool
-		word := r.word.Load()
-		if c, ok, again = r.takeAt(word, now, n, patience); !again {
+	r := b.in.Load()
+	word := r.word.Load()
+	now := b.clock.Now()
+	for tight := false; ; tight = true {
+		c, ok, again := r.takeAt(word, now, n, patience)
+		if tight && !ok && !again {
+			c, ok, again = r.takeAt(word, b.clock.Now(), n, patience)
+		}
+		switch {
+		case !again:
 			return c, ok
-		}
-		if word&moved != 0 {
+		case word&moved != 0:
 			runtime.Gosched() // to whoever moves it
+		case !tight:
+			keepOff()
 		}
+		r = b.in.Load()
+		now = b.clock.Now()
+		word = r.word.Load()
 	}
 }
 
-// takeAt is take at a given clock reading, word being the word before that. again
-// says that the answer is no and may be wrong.
+// takeAt is take at a given clock reading, if the word is word. again says that it
+// is not.
 func (r *regime) takeAt(word uint64, now int64, n int, patience time.Duration) (c charge, ok, again bool) {
 	if n > r.burst {
 		return charge{now: now, turn: now}, false, false // it fitted a moment ago
@@ -140,31 +152,28 @@ func (r *regime) takeAt(word uint64, now int64, n int, patience time.Duration) (
 	at, cost := r.units(start), r.cost(n)
 	left := r.patience(patience - time.Duration(start-now))
 	late := patience < time.Duration(start-now)
-	stale := false
-	for {
-		if word&moved != 0 {
-			return c, false, true
-		}
-		// Read before the word is moved: a refund that comes between is then held
-		// against this call, which errs on the side of the limit.
-		returned := r.returned.Load()
-		after, wait, fits := r.admit(word&^low, at, cost, left, r.of.shaped && patience > 0)
-		if late || !fits {
-			return charge{now: now, turn: r.instant(start, wait)}, false, stale
-		}
-		next := after | (word+1)&calls
-		if r.word.CompareAndSwap(word, next) {
-			if next&calls == 0 {
-				r.of.counts.Add(countAdmitted, calls+1)
-			}
-			c = charge{by: r, token: charged(after, n, returned), now: now, turn: now, changed: r.changed}
-			if wait > 0 || start > now {
-				c.turn = r.instant(start, wait)
-			}
-			return c, true, false
-		}
-		word, stale = r.word.Load(), true
+	if word&moved != 0 {
+		return c, false, true
 	}
+	// Read before the word is moved: a refund that comes between is then held
+	// against this call, which errs on the side of the limit.
+	returned := r.returned.Load()
+	after, wait, fits := r.admit(word&^low, at, cost, left, r.of.shaped && patience > 0)
+	if late || !fits {
+		return charge{now: now, turn: r.instant(start, wait)}, false, false
+	}
+	next := after | (word+1)&calls
+	if !r.word.CompareAndSwap(word, next) {
+		return c, false, true
+	}
+	if next&calls == 0 {
+		r.of.counts.Add(countAdmitted, calls+1)
+	}
+	c = charge{by: r, token: charged(after, n, returned), now: now, turn: now, changed: r.changed}
+	if wait > 0 || start > now {
+		c.turn = r.instant(start, wait)
+	}
+	return c, true, false
 }
 
 // now is the regime in force, with its word and a clock reading not older than
@@ -336,7 +345,7 @@ func (r *regime) retime(c charge) charge {
 		next, start := r.next, max(r.at, r.next.paused)
 		n := tokensOf(c.token)
 		c.token = charged(r.moveTo(c.token.A), n, returnedBefore(c.token))
-		if c.turn > r.at {
+		if c.turn > r.at && c.turn != math.MaxInt64 {
 			c.turn = next.turnAt(c.token.A, start, n, r.of.shaped)
 		}
 		c.by, c.changed = next, next.changed

@@ -55,7 +55,7 @@ type SlidingWindowConfig struct {
 // Counts and the number of the window share one atomic word: an admission is a
 // clock read and a compare-and-swap, and a refusal leaves the word unwritten. A
 // call that waits is counted in the window in which its turn comes. That is 64
-// windows ahead at most, or, if the limit is below 2^19, 256 or more; what would
+// windows ahead at most, or, if the limit is below 2^18, 256 or more; what would
 // have to wait for longer is refused. Windows are numbered modulo 2^22, or, for
 // such limits, 2^24 or more. A limiter that is used again after so many idle
 // windows takes what it counted before for new, if its luck is worse than one in
@@ -388,73 +388,72 @@ func (w *SlidingWindow) quick(n int) (ok, sure bool) {
 	if uint64(n-1) >= e.window.limit {
 		return false, false
 	}
-	now := w.clock.Now()
 	word := e.word.Load()
-	if now < e.paused || word&windowMoved != 0 {
-		return false, false
+	now := w.clock.Now()
+	for tight := false; now >= e.paused && word&windowMoved == 0; tight = true {
+		next, ok, late := e.window.admit(e.state(word), now, uint64(n))
+		if !ok {
+			return false, !late && !tight
+		}
+		if e.swap(word, next, 1) {
+			e.counted(word)
+			return true, true
+		}
+		if !tight {
+			keepOff()
+		}
+		now = w.clock.Now()
+		word = e.word.Load()
 	}
-	next, ok, late := e.window.admit(e.state(word), now, uint64(n))
-	switch {
-	case !ok:
-		return false, !late
-	case !e.swap(word, next, 1):
-		return false, false
-	}
-	e.counted(word)
-	return true, true
+	return false, false
 }
 
 // take is for meter.
 //
-// The clock is read before the word, so that next to nothing passes between
-// reading the word and swapping it. A stale clock sees more taken than there is,
-// never less; before a refusal it is read again if others have changed the word
-// meanwhile, or are in the next window already.
+// At first the clock is read after the word, then before it: see bucket.take. A
+// stale clock sees more taken than there is, never less; before a refusal it is
+// read again.
 func (w *SlidingWindow) take(n int, patience time.Duration) (c charge, ok bool) {
-	for {
-		e := w.in.Load()
-		now := w.clock.Now()
-		word := e.word.Load()
-		var again bool
-		if c, ok, again = e.takeAt(word, now, n, patience); !again {
+	e := w.in.Load()
+	word := e.word.Load()
+	now := w.clock.Now()
+	for tight := false; ; tight = true {
+		c, ok, again := e.takeAt(word, now, n, patience)
+		if tight && !ok && !again {
+			c, ok, again = e.takeAt(word, w.clock.Now(), n, patience)
+		}
+		switch {
+		case !again:
 			return c, ok
-		}
-		if word&windowMoved != 0 {
+		case word&windowMoved != 0:
 			runtime.Gosched() // to whoever moves it
+		case !tight:
+			keepOff()
 		}
+		e = w.in.Load()
+		now = w.clock.Now()
+		word = e.word.Load()
 	}
 }
 
-// takeAt is take at a given clock reading, word being the word before that. again
-// says that the answer is no and may be wrong.
+// takeAt is take at a given clock reading, if the word is word. again says that it
+// is not.
 func (e *windowEra) takeAt(word uint64, now int64, n int, patience time.Duration) (c charge, ok, again bool) {
 	if uint64(n) > e.window.limit {
 		return charge{now: now, turn: now}, false, false // it fitted a moment ago
 	}
-	start := e.start(now)
-	stale := false
-	for word&windowMoved == 0 {
-		next, t, turn, ok := e.window.place(e.state(word), start, n)
-		if !ok || turn-now > int64(patience) {
-			return charge{now: now, turn: turn}, false, stale || e.passed(e.state(word), start)
-		}
-		if e.swap(word, next, 1) {
-			e.counted(word)
-			return charge{by: e, token: t, now: now, turn: turn, changed: e.changed}, true, false
-		}
-		word, stale = e.word.Load(), true
+	if word&windowMoved != 0 {
+		return c, false, true
 	}
-	return c, false, true
-}
-
-// passed reports whether a window of the state has begun since now.
-func (e *windowEra) passed(s windowState, now int64) bool {
-	before, _ := e.window.index(now)
-	if ahead, _, _ := e.window.at(s, before); ahead == 0 {
-		return false
+	next, t, turn, ok := e.window.place(e.state(word), e.start(now), n)
+	if !ok || turn-now > int64(patience) {
+		return charge{now: now, turn: turn}, false, false
 	}
-	after, _ := e.window.index(e.start(e.of.clock.Now()))
-	return before != after
+	if !e.swap(word, next, 1) {
+		return c, false, true
+	}
+	e.counted(word)
+	return charge{by: e, token: t, now: now, turn: turn, changed: e.changed}, true, false
 }
 
 // now is the era in force, with its word and a clock reading not older than it.

@@ -51,6 +51,8 @@ const (
 	maxWindowLimit = 1<<20 - 1
 	maxWindow      = 10_000 * time.Hour // below 2^55 ns: 64 of them are a quarter of the clock's range
 
+	debtBits = 21 // of a word, for the current count
+
 	// Of a word, the highest bits are left to SlidingWindow: a mark, and the
 	// number of calls admitted modulo 2^6 or more, where the limit leaves room.
 	markBits, callBits = 1, 6
@@ -69,29 +71,20 @@ func newWindowLaw(limit int, window time.Duration) *windowLaw {
 		l.recip, _ = bits.Div64(one, 0, l.window)
 	}
 
-	// A count takes as many bits as the limit. What is left of the word goes, in
-	// this order, to the window's number, so that it seldom wraps, and to the
-	// current count, so that a debt can be some windows deep.
+	// A count takes as many bits as the limit, and the current one those of a debt
+	// of twice any limit: what is owed stays owed when the limit shrinks, and when
+	// it grows again. What is left of the word goes, in this order, to the window's
+	// number, so that it seldom wraps, to the calls, and to the number again.
 	count := bits.Len64(l.limit)
-	left := 64 - markBits - 2*count
-	if left >= 24+1+callBits {
-		left -= callBits
+	left := 64 - markBits - debtBits - count
+	id := min(left, 24)
+	if left -= id; left > callBits {
+		id = min(30, id+left-callBits)
 	}
-	id, debt := 22, 1
-	left -= id + debt
-	more := func(to *int, most int) {
-		n := max(0, min(left, most-*to))
-		*to += n
-		left -= n
-	}
-	more(&id, 24)
-	more(&debt, 3)
-	more(&id, 30)
-	more(&debt, 8)
-	l.prevAt = uint8(count + debt)
+	l.prevAt = debtBits
 	l.idAt = l.prevAt + uint8(count)
 	l.size = l.idAt + uint8(id)
-	l.curMax, l.prevMax, l.idMax = 1<<l.prevAt-1, 1<<count-1, 1<<id-1
+	l.curMax, l.prevMax, l.idMax = 1<<debtBits-1, 1<<count-1, 1<<id-1
 
 	// A state that has been idle until its number comes round again looks as if it
 	// were ahead, and limits for reach windows at most; so where numbers are few,
@@ -421,11 +414,21 @@ func (l *windowLaw) convert(s *windowState, c change[windowState]) {
 	*s = l.owe(id, 0, prev, cur)
 }
 
-// moved is the turn, after a change, of a call that had its turn to come.
+// moved is the turn, after a change, of a call that had its turn to come. It never
+// comes if what was taken before it is more than can be owed.
 func (l *windowLaw) moved(turn int64, c change[windowState]) int64 {
+	if turn == math.MaxInt64 {
+		return turn
+	}
 	from := c.from.(*windowLaw)
 	wait := max(0, turn-max(c.at, c.paused))
-	return satAdd(max(c.at, c.till), shifted(wait, int(from.limit), int(l.limit), int64(from.window), int64(l.window)))
+	after := max(c.at, c.till)
+	turn = satAdd(after, shifted(wait, int(from.limit), int(l.limit), int64(from.window), int64(l.window)))
+	id, _ := l.index(after)
+	if later, offset, _, _ := l.fit(l.limit, l.curMax, 0); turn > l.reading(id+l.reach+later, offset) {
+		return math.MaxInt64
+	}
+	return turn
 }
 
 // continues reports whether windows are the same before and after a change, by

@@ -420,7 +420,7 @@ func TestWindowLawNumbersComeRound(t *testing.T) {
 		require.GreaterOrEqual(t, l.curMax, 2*l.limit)
 		require.LessOrEqual(t, l.size, uint8(63))
 		require.GreaterOrEqual(t, l.reach, uint64(64))
-		require.True(t, limit >= 1<<19 || l.reach >= 256)
+		require.True(t, limit >= 1<<18 || l.reach >= 256)
 		require.GreaterOrEqual(t, (l.idMax+1)/(l.reach+2), uint64(60_000))
 
 		var used windowState

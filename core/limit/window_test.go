@@ -789,7 +789,7 @@ func TestSlidingWindowCountsItsCalls(t *testing.T) {
 	for _, limit := range []int{1, 5, 1000, 1<<16 - 1, 1 << 16, maxWindowLimit} {
 		w := must(NewSlidingWindow(SlidingWindowConfig{Limit: limit, Window: 10_000 * time.Hour}))
 		free := &w.in.Load().window
-		require.True(t, free.size <= 63-callBits || limit >= 1<<16)
+		require.True(t, free.size <= 63-callBits || limit >= 1<<12)
 		for i := range uint64(1000) {
 			if limit < 1000 {
 				w.Refund(1)
@@ -802,18 +802,14 @@ func TestSlidingWindowCountsItsCalls(t *testing.T) {
 	}
 }
 
-// A refusal by a clock that is older than another's admission, in the next window
-// already, is not final.
+// A call that was about to be admitted when another was is not refused for it.
 func TestSlidingWindowRefusalByStaleReadingIsNotFinal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := must(NewSlidingWindow(SlidingWindowConfig{Limit: 2, Window: time.Second}))
 		time.Sleep(time.Second)
 		e, before := w.in.Load(), w.in.Load().word.Load()
 		require.True(t, w.Allow())
-		_, ok, again := e.takeAt(e.word.Load(), int64(time.Second)-1, 1, 0)
-		require.False(t, ok)
-		require.True(t, again)
-		_, ok, again = e.takeAt(before, int64(time.Second)-1, 1, 0)
+		_, ok, again := e.takeAt(before, int64(time.Second)-1, 1, 0)
 		require.False(t, ok)
 		require.True(t, again, "it has changed")
 		require.True(t, w.Allow())
