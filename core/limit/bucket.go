@@ -138,7 +138,7 @@ func (b *TokenBucket) Wait(ctx context.Context, n int) error {
 
 // Acquire takes the tokens of one call: call.Weight() of them. It refuses at
 // once if they are not there, or if they will not be within MaxWait and the
-// deadline of ctx; the errors are those of Wait.
+// deadline of ctx; the errors are those of Wait. Without a MaxWait, ctx has no say.
 //
 // Cancelling the permit gives tokens back, as far as that does not break the
 // limit: all of them if it is done soon, none once they would have come back by

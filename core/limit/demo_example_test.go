@@ -82,6 +82,28 @@ func ExampleLeakyBucket_Reserve() {
 	// call 4 waits 400ms
 }
 
+// Calls that come together leave 200 ms apart.
+func ExampleLeakyBucket_Wait() {
+	inVirtualTime(func() {
+		bucket, _ := limit.NewLeakyBucket(limit.LeakyBucketConfig{Rate: limit.PerSecond(5), Capacity: 3})
+		start := time.Now()
+		for range 3 {
+			if err := bucket.Wait(context.Background(), 1); err != nil {
+				panic(err)
+			}
+			fmt.Println(time.Since(start))
+		}
+		soon, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		fmt.Println(bucket.Wait(soon, 1), "after", time.Since(start))
+	})
+	// Output:
+	// 0s
+	// 200ms
+	// 400ms
+	// limit: rate limit exceeded: refused by "leaky_bucket": retry after 200ms after 400ms
+}
+
 // A function behind a limit of five a second with a burst of three, called eight
 // times 100 ms apart.
 func Example_wrap() {
@@ -129,6 +151,26 @@ func ExampleAll() {
 	// true second 0 0s
 	// false hour 0 19m59.25s
 	// false hour 0 19m59s
+}
+
+func ExampleCombined_Wait() {
+	inVirtualTime(func() {
+		perSecond, _ := limit.NewTokenBucket(limit.TokenBucketConfig{Name: "second", Rate: limit.PerSecond(2), Burst: 1})
+		perMinute, _ := limit.NewTokenBucket(limit.TokenBucketConfig{Name: "minute", Rate: limit.PerMinute(3), Burst: 3})
+		both := limit.All(perSecond, perMinute)
+		start := time.Now()
+		for range 4 {
+			if err := both.Wait(context.Background(), 1); err != nil {
+				panic(err)
+			}
+			fmt.Println(time.Since(start))
+		}
+	})
+	// Output:
+	// 0s
+	// 500ms
+	// 1s
+	// 20s
 }
 
 func ExampleTokenBucket_Reserve() {

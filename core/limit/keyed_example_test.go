@@ -204,3 +204,23 @@ func ExampleKeyed_Stats() {
 	// 3 admitted, 1 refused
 	// 2 keys of 2 and 2 calls on what the others share
 }
+
+// Two limits for each key: a chain of both takes from all or from none.
+func ExampleKeyed_several() {
+	inVirtualTime(func() {
+		perSecond, _ := limit.NewKeyed(limit.KeyedConfig[string]{Name: "second", Limit: limit.TokenBucketConfig{Rate: limit.PerSecond(2)}})
+		perHour, _ := limit.NewKeyed(limit.KeyedConfig[string]{Name: "hour", Limit: limit.TokenBucketConfig{Rate: limit.PerHour(3), Burst: 3}})
+		for range 4 {
+			_, err := core.Chain(core.ForKey(perSecond, "alice"), core.ForKey(perHour, "alice")).Acquire(context.Background(), core.Call{})
+			fmt.Println(err)
+			time.Sleep(500 * time.Millisecond)
+		}
+		fmt.Println(perSecond.Peek("alice", 0).Remaining)
+	})
+	// Output:
+	// <nil>
+	// <nil>
+	// <nil>
+	// limit: rate limit exceeded: refused by "hour": retry after 19m59s
+	// 2
+}

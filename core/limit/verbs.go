@@ -210,8 +210,9 @@ func reserve[M meter](l *limiter, m M, n int, maxWait time.Duration) (Reservatio
 }
 
 // Reservation is a place in the future of a limiter: what it took is taken, and
-// may be used after Delay. It is used by one goroutine at a time. The zero
-// Reservation has no delay, and nothing to cancel.
+// may be used after Delay. It is used by one goroutine at a time, and not copied:
+// a copy that is cancelled too gives back twice. The zero Reservation has no
+// delay, and nothing to cancel.
 type Reservation struct {
 	charge  charge
 	limiter *limiter

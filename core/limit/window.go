@@ -238,8 +238,8 @@ func (w *SlidingWindow) Acquire(ctx context.Context, call core.Call) (core.Permi
 }
 
 // Charge takes n whether there is room or not: for a cost that is known only
-// afterwards. What is above the limit is counted in the next windows, as far
-// ahead as a call may wait.
+// afterwards. What is above the limit is counted in the next windows: as far ahead
+// as a call may wait, and up to 2,097,151 more. What is beyond that is forgiven.
 func (w *SlidingWindow) Charge(n int) {
 	if w != nil {
 		w.update(n, (*windowLaw).charged)

@@ -772,6 +772,21 @@ func TestWindowsAllocateNothing(t *testing.T) {
 			require.Zero(t, testing.AllocsPerRun(1000, f), k.kind+" "+name)
 		}
 	}
+	for name, each := range map[string]Algorithm{
+		"window": SlidingWindowConfig{Limit: 1000, Window: 1000},
+		"log":    SlidingLogConfig{Limit: 1000, Window: 1000},
+		"leaky":  LeakyBucketConfig{Rate: PerSecond(1e9), Capacity: 1000},
+	} {
+		keyed := must(NewKeyed(KeyedConfig[string]{Limit: each}))
+		for range 4 { // so that the log has grown
+			keyed.Charge("a", 1000)
+		}
+		require.Zero(t, testing.AllocsPerRun(1000, func() { keyed.Allow("a") }), "keyed "+name)
+		require.Zero(t, testing.AllocsPerRun(1000, func() {
+			p, _ := keyed.AcquireKey(ctx, "a", core.Call{})
+			p.Cancel()
+		}), "keyed "+name)
+	}
 }
 
 func TestSlidingWindowRefusalLeavesTheWordUnwritten(t *testing.T) {
