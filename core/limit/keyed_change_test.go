@@ -302,9 +302,10 @@ func TestKeyedPausesThatAreOverMakeRoom(t *testing.T) {
 			for key := range most {
 				k.Pause(round*most+key, time.Now().Add(time.Second))
 			}
-			require.Equal(t, most, k.Stats().Paused)
+			require.LessOrEqual(t, k.Stats().Paused, most)
 			require.False(t, k.Allow(round*most))
 			if round == 0 {
+				require.Equal(t, most, k.Stats().Paused)
 				k.Pause(-1, time.Now().Add(time.Second))
 				require.True(t, k.Allow(-1), "one too many")
 			}

@@ -187,11 +187,16 @@ func (k *keyedRate[K, S]) letGo(s *rateShard[K, S]) {
 	due, now := s.calls%callsPerSweep == 0, s.now
 	s.mu.Unlock()
 	if due {
-		k.sweepNext(now)
+		k.sweepNext(now - grace)
 	}
 }
 
 const callsPerSweep = 64
+
+// grace is how long a key is kept after it owed something for the last time, where
+// there are plenty of places: of a fast limit, nothing is owed soon after each call,
+// and those who go on calling need not be forgotten in between.
+const grace = int64(time.Second)
 
 // holdSlowly is hold for a key that is not known, or whose limit has changed.
 func (k *keyedRate[K, S]) holdSlowly(a held[K, S], key K, n int, h uint64, plan string) held[K, S] {
@@ -201,7 +206,11 @@ func (k *keyedRate[K, S]) holdSlowly(a held[K, S], key K, n int, h uint64, plan 
 			a.cell = k.replan(s, h, k.update(s, h, a.cell), a.rule)
 			return a
 		}
-		k.sweep(s)
+		at := s.now
+		if k.places.plenty() {
+			at -= grace
+		}
+		k.sweep(s, at)
 		if key == key && k.places.take() {
 			a.cell = s.add(k.seed, h, key, &s.sites[a.rule.place])
 			k.begin(&a.cell.state, s, a.rule)
@@ -263,12 +272,13 @@ func (k *keyedRate[K, S]) begin(state *S, s *rateShard[K, S], r *rule[S]) {
 	}
 }
 
-// sweep forgets keys of s that owe nothing. The caller holds the lock of s.
-func (k *keyedRate[K, S]) sweep(s *rateShard[K, S]) (removed int) {
+// sweep forgets keys of s that owe nothing since the clock reading at. The caller
+// holds the lock of s.
+func (k *keyedRate[K, S]) sweep(s *rateShard[K, S], at int64) (removed int) {
 	removed = s.sweep(func(c *rateCell[K, S]) bool {
 		// One that has yet to be brought to the rules in force may owe more by
 		// them.
-		return c.home.rule.set == s.set && c.home.rule.law.idle(&c.state, s.now)
+		return c.home.rule.set == s.set && c.home.rule.law.idle(&c.state, at)
 	})
 	if removed > 0 {
 		k.places.taken.Add(-int64(removed))
@@ -279,13 +289,13 @@ func (k *keyedRate[K, S]) sweep(s *rateShard[K, S]) (removed int) {
 
 // sweepNext sweeps the next shard in turn, unless somebody is in it, and reports
 // whether a key went. The caller holds no lock.
-func (k *keyedRate[K, S]) sweepNext(now int64) bool {
+func (k *keyedRate[K, S]) sweepNext(at int64) bool {
 	s := &k.shards[k.sweeps.Add(1)&k.mask]
 	if !s.mu.TryLock() {
 		return false
 	}
-	s.time(now)
-	removed := k.sweep(s)
+	s.time(at)
+	removed := k.sweep(s, at)
 	s.mu.Unlock()
 	return removed > 0
 }

@@ -78,6 +78,12 @@ func (p *places) take() bool {
 	return false
 }
 
+// plenty reports whether there are places left, and not only a few.
+func (p *places) plenty() bool {
+	n := p.taken.Load()
+	return n+n/8 < p.most.Load()
+}
+
 // find is the cell of key, whose hash is h, or nil.
 func (t *table[K, S, H]) find(h uint64, key K) *cell[K, S, H] {
 	if t.buckets == 0 {
