@@ -16,10 +16,10 @@ const (
 	// call's cost.
 	KindShadowed
 
-	// KindStateChanged: a breaker changed its state. From, To, Seq; Duration
-	// is how long From lasted; N is the number of failures that tripped it,
-	// Reason is CircuitOpen when To refuses calls, ErrorType the class of the
-	// error that tripped it.
+	// KindStateChanged: a breaker changed its state. From, To, Seq; Why is the
+	// condition, Duration how long From lasted; N is the number of calls that
+	// tripped it, Reason is CircuitOpen when To refuses calls, ErrorType the
+	// class of the error that tripped it.
 	KindStateChanged
 
 	// KindBackendChanged: a backend of a balancer changed its state. Backend,
@@ -86,6 +86,7 @@ type Event struct {
 	Component string // the component's configured name
 	Backend   string // the backend's configured name
 	From, To  string // names of states
+	Why       string // what led from one to the other, of a few constants
 	ErrorType string // see ErrorType
 	Seq       uint64 // orders the changes of state of one component, from 1
 	N         int64

@@ -24,6 +24,7 @@ const (
 	// Capacity.
 	CircuitOpen        // the breaker is open
 	ProbesTaken        // the breaker is half-open and all its probes are out
+	CircuitRamping     // the breaker has closed, and admits a part of the calls yet
 	ConcurrencyLimited // a bulkhead is full
 	Overloaded         // a queue is full, or the call was shed
 	WaitTimeout        // the wait was longer than MaxWait, or than ctx allows
@@ -39,6 +40,7 @@ var reasonNames = [reasonCount]string{
 	RateLimited:        "rate_limited",
 	CircuitOpen:        "circuit_open",
 	ProbesTaken:        "circuit_half_open",
+	CircuitRamping:     "circuit_ramping",
 	ConcurrencyLimited: "concurrency_limited",
 	Overloaded:         "overloaded",
 	WaitTimeout:        "wait_timeout",

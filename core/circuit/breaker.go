@@ -15,59 +15,79 @@ import (
 )
 
 var (
-	// ErrOpen is found by errors.Is in the rejection of an open breaker. Its
-	// RetryAfter is the time until the breaker admits a probe.
+	// ErrOpen is found by errors.Is in the rejection of a breaker that is open,
+	// by itself or by ForceOpen. Its RetryAfter is the time until the breaker
+	// admits a probe; there is none if it is forced open until ClearForce.
 	ErrOpen = errors.New("circuit: open")
 
 	// ErrProbesTaken is found by errors.Is in the rejection of a half-open
 	// breaker whose probes are all out. It has no RetryAfter: a place becomes
 	// free when a probe ends.
 	ErrProbesTaken = errors.New("circuit: half-open with all probes taken")
+
+	// ErrRamping is found by errors.Is in the rejection of a breaker that has
+	// closed and does not admit all calls yet: see Config.RampFor. Its RetryAfter
+	// is the time until it does.
+	ErrRamping = errors.New("circuit: closed, and not yet for every call")
 )
 
 // Breaker is a circuit breaker: a core.Guard that learns from the results of
 // its permits. It is safe for concurrent use. It has no goroutine and no timer,
-// and need not be closed. It takes about 1.5 KiB, most of it counters.
+// and need not be closed. It takes about 1.7 KiB, most of it counters, and with
+// the default Window half a KiB more.
 //
-// While it is closed, Acquire loads one word and writes nothing, and a result
-// writes only a counter of its own, unless it is a failure or ends a run of
-// failures. Only a change of state and the calls that a half-open breaker lets
-// through take a lock.
+// While it is closed and knows no rates, Acquire loads one word and writes nothing,
+// and a result writes only a counter of its own, unless it is a failure or ends a
+// run of failures. For rates each call reads the clock twice. Only a change of
+// state, the calls that a half-open breaker lets through, and a window of calls
+// take a lock.
 //
 // A call's result counts in the state in which the call was admitted: what was
-// admitted before a change of state is counted in Stats, and changes nothing.
+// admitted before a change of state is counted in Stats, and changes nothing. It
+// counts when the call ends, so a call that hangs longer than the Window counts
+// too.
 //
 // A nil *Breaker admits every call and learns nothing.
 type Breaker struct {
 	// What every call reads comes first, and what calls write last: counts
 	// keeps the two on different cache lines.
-	word atomic.Uint64              // a word; written under mu
-	open atomic.Pointer[openPeriod] // the newest; set before word says Open; written under mu
+	word     atomic.Uint64            // a word; written under mu
+	settings atomic.Pointer[settings] // written under mu
+	open     atomic.Pointer[period]   // the newest; set before word says Open or ForcedOpen; written under mu
+	ramp     atomic.Pointer[ramp]     // the newest; set before word says ramping; written under mu
 
 	// full is, while the breaker is half-open, the instant at which a lease
 	// ends and so makes room, or 0 while there is room. Written under mu.
 	full atomic.Int64
 
-	cfg         Config
+	// known is whether there have been MinCalls in this generation.
+	known atomic.Bool
+
+	name        string
 	clock       clock.Clock
 	probesTaken *core.Rejection
 	tell        func(notice) // b.deliver, bound once
 
-	counts stripe.Group
+	counts stripe.Group // calls of the generation that was current when they ended
 
-	run       atomic.Uint64 // a run; takes the new generation before word does
+	run       atomic.Uint64    // a run; takes the new generation before word does
+	late      [5]atomic.Uint64 // calls of an older generation, as in counts
 	mu        sync.Mutex
 	probes    probes // guarded by mu
 	succeeded int    // guarded by mu: probes of this generation that succeeded
+	failed    int    // guarded by mu: and that failed
+	streak    int    // guarded by mu: how often in turn probes have failed
 	since     int64  // guarded by mu: when this generation began
+	below     below  // guarded by mu: what a force has covered
 	trips     uint64 // guarded by mu: changes from closed to open
 	reopens   uint64 // guarded by mu: changes from half-open to open
+	wouldTrip uint64 // guarded by mu: while MetricsOnly
 	notices   notify.Queue[notice]
 	panics    atomic.Uint64
 }
 
-// openPeriod is one time of being open, and the answer to all calls in it.
-type openPeriod struct {
+// period is one time of being open, and the answer to all calls in it.
+type period struct {
 	until     int64
 	rejection *core.Rejection
 }
@@ -75,12 +95,13 @@ type openPeriod struct {
 // New makes a closed Breaker. The error lists every bad field of cfg;
 // errors.Is(err, core.ErrConfig).
 func New(cfg Config) (*Breaker, error) {
+	given := cfg
 	cfg = cfg.withDefaults()
-	if err := cfg.check(); err != nil {
+	if err := cfg.check(given); err != nil {
 		return nil, err
 	}
 	b := &Breaker{
-		cfg:   cfg,
+		name:  cfg.Name,
 		clock: clock.New(),
 		probesTaken: &core.Rejection{
 			Guard: cfg.Name, Reason: core.ProbesTaken, Err: ErrProbesTaken,
@@ -88,11 +109,14 @@ func New(cfg Config) (*Breaker, error) {
 	}
 	b.tell = b.deliver
 	b.notices.Merge = mergeNotices
+	s := newSettings(b, cfg, nil)
+	b.settings.Store(s)
+	b.word.Store(uint64(makeWord(0, Closed, s.flags())))
 	return b, nil
 }
 
-// Acquire admits the call or refuses it at once, with ErrOpen or
-// ErrProbesTaken. The first call after the open time is a probe. The cost of a
+// Acquire admits the call or refuses it at once, with ErrOpen, ErrProbesTaken or
+// ErrRamping. The first call after the open time is a probe. The cost of a
 // call does not matter. Acquire allocates nothing, unless it changes the state.
 //
 // A permit that was copied and finished twice counts twice, but a probe's once.
@@ -100,51 +124,53 @@ func (b *Breaker) Acquire(ctx context.Context, call core.Call) (core.Permit, err
 	if b == nil {
 		return core.Permit{}, nil
 	}
-	if w := b.load(); w.state() == Closed {
-		return b.permit(w, 0), nil
+	if w := b.load(); w&careful == 0 {
+		return core.NewPermit(b, core.Token{A: uint64(w)}, core.WantsResult), nil
 	}
-	return b.acquireGuarded(ctx, call)
+	return b.acquireCarefully(ctx, call)
 }
 
-// acquireGuarded is Acquire while the breaker is not closed.
-func (b *Breaker) acquireGuarded(ctx context.Context, call core.Call) (core.Permit, error) {
+// acquireCarefully is Acquire where that is more than to admit.
+func (b *Breaker) acquireCarefully(ctx context.Context, call core.Call) (core.Permit, error) {
 	for {
-		w := b.load()
-		if w.state() == Closed {
-			return b.permit(w, 0), nil
-		}
-		now := b.clock.Now()
-		if w.state() == Open {
+		w, now := b.load(), b.clock.Now()
+		switch w.state() {
+		case Open, ForcedOpen:
 			if open := b.open.Load(); now < open.until {
 				return b.refuse(ctx, call, countOpen, open.rejection)
 			}
 			// What listens is told before a place is taken, so that no probe
 			// waits for a listener. This call then asks again.
-			b.halfOpen(ctx, w, now)
+			b.endOpen(ctx, w, now)
 			b.notices.Drain(b.tell)
-			continue
-		}
-		if now < b.full.Load() {
-			return b.refuse(ctx, call, countProbes, b.probesTaken)
-		}
-		switch id, current := b.probe(w, now); {
-		case id != 0:
-			return b.permit(w, id), nil
-		case current:
-			return b.refuse(ctx, call, countProbes, b.probesTaken)
+		case HalfOpen:
+			if now < b.full.Load() {
+				return b.refuse(ctx, call, countProbes, b.probesTaken)
+			}
+			switch id, current := b.probe(w, now); {
+			case id != 0:
+				return core.NewPermit(b, core.Token{A: uint64(w), B: id}, core.WantsResult), nil
+			case current:
+				return b.refuse(ctx, call, countProbes, b.probesTaken)
+			}
+		default:
+			if w&ramping != 0 {
+				if r := b.ramp.Load(); now >= r.end {
+					b.endRamp(w)
+				} else if !r.admit(now) {
+					return b.refuse(ctx, call, countRamp, r.rejection)
+				}
+			}
+			return core.NewPermit(b, core.Token{A: uint64(w), B: uint64(now)}, core.WantsResult), nil
 		}
 	}
 }
 
-func (b *Breaker) permit(w word, probe uint64) core.Permit {
-	return core.NewPermit(b, core.Token{A: uint64(w), B: probe}, core.WantsResult)
-}
-
 func (b *Breaker) refuse(ctx context.Context, call core.Call, counter int, r *core.Rejection) (core.Permit, error) {
 	b.counts.Add(counter, 1)
-	if b.cfg.Observer != nil {
-		b.emit(ctx, core.Event{
-			Kind: core.KindRejected, Component: b.cfg.Name, Reason: r.Reason, N: int64(call.Weight()),
+	if o := b.settings.Load().Observer; o != nil {
+		b.emit(ctx, o, core.Event{
+			Kind: core.KindRejected, Component: b.name, Reason: r.Reason, N: int64(call.Weight()),
 		})
 	}
 	return core.Permit{}, r
@@ -155,22 +181,33 @@ func (b *Breaker) refuse(ctx context.Context, call core.Call, counter int, r *co
 func (b *Breaker) probe(w word, now int64) (id uint64, current bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.load() != w {
+	if !b.current(w) {
 		return 0, false
 	}
-	id, _ = b.probes.take(now, after(now, b.cfg.ProbeLease), b.cfg.Probes)
-	b.full.Store(b.probes.fullUntil(b.cfg.Probes))
+	s := b.settings.Load()
+	id, _ = b.probes.take(now, after(now, s.ProbeLease), s.Probes)
+	b.full.Store(b.probes.fullUntil(s.Probes))
 	return id, true
 }
 
 // FinishPermit is core.Finisher's, and called by permits only.
 func (b *Breaker) FinishPermit(ctx context.Context, t core.Token, r core.Result) {
-	b.counts.Add(counted(r.Outcome), 1)
-	changed := b.book(ctx, word(t.A), t.B, r)
-	hears := b.cfg.OnFailure
+	w, s := word(t.A), b.settings.Load()
+	if s.simple && r.Outcome == core.Success && w.state() == Closed && b.current(w) {
+		if !s.Uncounted {
+			b.counts.Add(countSuccess, 1)
+		}
+		b.endRun(w)
+		return
+	}
+	if w.state() == Disabled {
+		return
+	}
+	changed := b.book(ctx, s, w, t.B, r)
+	hears := s.OnFailure
 	switch r.Outcome {
 	case core.Success:
-		hears = b.cfg.OnSuccess
+		hears = s.OnSuccess
 	case core.Failure, core.Throttled:
 	default:
 		hears = nil
@@ -184,20 +221,81 @@ func (b *Breaker) FinishPermit(ctx context.Context, t core.Token, r core.Result)
 // goes back; nothing is counted.
 func (b *Breaker) CancelPermit(t core.Token) {
 	if w := word(t.A); w.state() == HalfOpen {
-		b.bookProbe(context.Background(), w, t.B, core.Result{})
+		b.bookProbe(context.Background(), b.settings.Load(), w, t.B, core.Result{}, true)
 	}
 }
 
-// book lets a result change the state, and reports whether it did.
-func (b *Breaker) book(ctx context.Context, w word, probe uint64, r core.Result) (changed bool) {
-	switch {
-	case w.state() == HalfOpen:
-		return b.bookProbe(ctx, w, probe, r)
-	case r.Outcome == core.Success:
+// book counts a result and lets it change the state, and reports whether it did.
+// mark is the token's B: a probe's number, or when the call began.
+func (b *Breaker) book(ctx context.Context, s *settings, w word, mark uint64, r core.Result) (changed bool) {
+	if w.state() == HalfOpen {
+		return b.bookProbe(ctx, s, w, mark, r, false)
+	}
+	slow := false
+	if s.window != nil {
+		now := b.clock.Now()
+		slow = w&timed != 0 && s.isSlow(r, now-int64(mark))
+		s.window.tick(now)
+	}
+	if !b.count(w, r.Outcome, slow) || !w.state().judges() {
+		return false
+	}
+	return b.judge(ctx, s, w, r, slow)
+}
+
+// isSlow is for a call that ended so long after it was admitted.
+func (s *settings) isSlow(r core.Result, took int64) bool {
+	if r.Latency != 0 {
+		took = int64(r.Latency)
+	}
+	return s.SlowCall > 0 && r.Outcome != core.Ignored && took >= int64(s.SlowCall)
+}
+
+// count counts a call, and reports whether it is of this generation.
+func (b *Breaker) count(w word, o core.Outcome, slow bool) (current bool) {
+	if current = b.current(w); current {
+		b.counts.Add(counted(o), 1)
+		if slow {
+			b.counts.Add(countSlow, 1)
+		}
+		return true
+	}
+	b.late[counted(o)].Add(1)
+	if slow {
+		b.late[countSlow].Add(1)
+	}
+	return false
+}
+
+// judge lets a result of this generation open the breaker, and reports whether it
+// did.
+func (b *Breaker) judge(ctx context.Context, s *settings, w word, r core.Result, slow bool) (changed bool) {
+	switch r.Outcome {
+	case core.Success:
 		b.endRun(w)
-	case r.Outcome == core.Failure:
-		if n := b.extendRun(w); n >= b.cfg.FailureThreshold {
-			return b.trip(ctx, w, n, r)
+	case core.Failure:
+		if n := b.extendRun(w); s.FailureThreshold != Off && n >= s.FailureThreshold {
+			return b.trip(ctx, w, whyInARow, uint64(n), r)
+		}
+	case core.Throttled:
+	default:
+		return false
+	}
+	if s.window == nil {
+		return false
+	}
+	// Until there have been enough, any call can be the one that completes them.
+	// From then on the rates rise with bad calls alone.
+	bad := r.Outcome != core.Success
+	s.window.counted(w.generation(), bad, slow)
+	if known := b.known.Load(); known && !bad && !slow {
+		return false
+	} else if t := s.window.tally(); t.total >= uint64(s.MinCalls) {
+		if !known {
+			b.known.Store(true)
+		}
+		if why, n := s.exceeded(t); why != "" {
+			return b.trip(ctx, w, why, n, r)
 		}
 	}
 	return false
@@ -231,77 +329,10 @@ func (b *Breaker) extendRun(w word) int {
 	}
 }
 
-// bookProbe books the result of a probe. One that was finished before, by a
-// copy of its permit, or is of another generation changes nothing.
-func (b *Breaker) bookProbe(ctx context.Context, w word, id uint64, r core.Result) (changed bool) {
-	now := b.clock.Now()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.load() != w || !b.probes.end(id) {
-		return false
-	}
-	b.full.Store(b.probes.fullUntil(b.cfg.Probes))
-	switch r.Outcome {
-	case core.Success:
-		if b.succeeded++; b.succeeded < b.cfg.SuccessThreshold {
-			return false
-		}
-		b.changeLocked(ctx, now, Closed, 0, nil)
-	case core.Failure, core.Throttled:
-		b.reopens++
-		b.changeLocked(ctx, now, Open, 1, r.Err)
-	default:
-		return false
-	}
-	return true
-}
-
-// trip opens the breaker that w says is closed.
-func (b *Breaker) trip(ctx context.Context, w word, failures int, r core.Result) (changed bool) {
-	now := b.clock.Now()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.load() != w {
-		return false
-	}
-	b.trips++
-	b.changeLocked(ctx, now, Open, failures, r.Err)
-	return true
-}
-
-// halfOpen lets probes begin, if the breaker is still open as w says.
-func (b *Breaker) halfOpen(ctx context.Context, w word, now int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.load() == w && now >= b.open.Load().until {
-		b.changeLocked(ctx, now, HalfOpen, 0, nil)
-	}
-}
-
-// changeLocked begins a new generation, in another state. The word is written
-// last: whoever reads it finds the rest in place.
-func (b *Breaker) changeLocked(ctx context.Context, now int64, to State, failures int, cause error) {
-	from := b.load()
-	now = max(now, b.since) // it was read before the lock was taken
-	next := makeWord(from.generation()+1, to)
-	b.notices.Push(notice{
-		ctx: ctx, from: from.state(), to: to, seq: next.generation(),
-		at: now, lasted: now - b.since, failures: failures, cause: cause,
-	})
-	b.since, b.succeeded = now, 0
-	b.probes.clear()
-	b.full.Store(0)
-	if to == Open {
-		until := after(now, b.cfg.OpenFor)
-		b.open.Store(&openPeriod{until, &core.Rejection{
-			Guard: b.cfg.Name, Reason: core.CircuitOpen, Err: ErrOpen, RetryAt: b.clock.Time(until),
-		}})
-	}
-	b.run.Store(uint64(makeRun(next.generation(), 0)))
-	b.word.Store(uint64(next))
-}
-
 func (b *Breaker) load() word { return word(b.word.Load()) }
+
+// current reports whether w is of the generation that the breaker is in.
+func (b *Breaker) current(w word) bool { return b.load().generation() == w.generation() }
 
 // after is d after now, or the end of time.
 func after(now int64, d time.Duration) int64 {

@@ -66,7 +66,7 @@ func outcomeOf(letter byte) core.Outcome {
 func tripped(t testing.TB, cfg Config) *Breaker {
 	t.Helper()
 	b := newBreaker(t, cfg)
-	for range b.cfg.FailureThreshold {
+	for range b.settings.Load().FailureThreshold {
 		require.NoError(t, finish(t, b, core.Failure))
 	}
 	require.Equal(t, Open, b.State())
@@ -74,7 +74,7 @@ func tripped(t testing.TB, cfg Config) *Breaker {
 }
 
 func TestDefaults(t *testing.T) {
-	got := newBreaker(t, Config{}).cfg
+	got := newBreaker(t, Config{}).settings.Load()
 	require.Equal(t, "breaker", got.Name)
 	require.Equal(t, 5, got.FailureThreshold)
 	require.Equal(t, 30*time.Second, got.OpenFor)
@@ -82,7 +82,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, 3, got.Probes)
 	require.Equal(t, 30*time.Second, got.ProbeLease)
 
-	got = newBreaker(t, Config{SuccessThreshold: 7, OpenFor: time.Second}).cfg
+	got = newBreaker(t, Config{SuccessThreshold: 7, OpenFor: time.Second}).settings.Load()
 	require.Equal(t, 7, got.Probes)
 	require.Equal(t, 10*time.Second, got.ProbeLease)
 }

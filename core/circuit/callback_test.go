@@ -54,16 +54,16 @@ func TestEvents(t *testing.T) {
 
 		require.Equal(t, []core.Event{
 			{
-				Kind: core.KindStateChanged, Component: "payments", From: "closed", To: "open", Seq: 1,
+				Kind: core.KindStateChanged, Component: "payments", From: "closed", To: "open", Why: "failures_in_a_row", Seq: 1,
 				Reason: core.CircuitOpen, N: 2, ErrorType: "timeout", At: opened, Duration: time.Minute,
 			},
 			{Kind: core.KindRejected, Component: "payments", Reason: core.CircuitOpen, N: 7},
 			{
-				Kind: core.KindStateChanged, Component: "payments", From: "open", To: "half_open", Seq: 2,
+				Kind: core.KindStateChanged, Component: "payments", From: "open", To: "half_open", Why: "time_over", Seq: 2,
 				At: opened.Add(31 * time.Second), Duration: 31 * time.Second,
 			},
 			{
-				Kind: core.KindStateChanged, Component: "payments", From: "half_open", To: "closed", Seq: 3,
+				Kind: core.KindStateChanged, Component: "payments", From: "half_open", To: "closed", Why: "probes_succeeded", Seq: 3,
 				At: opened.Add(32 * time.Second), Duration: time.Second,
 			},
 		}, heard.events)
@@ -79,7 +79,7 @@ func TestChangeWithAStaleClock(t *testing.T) {
 		time.Sleep(time.Minute)
 		calls(t, b, "F")
 		b.mu.Lock()
-		b.changeLocked(t.Context(), int64(time.Second), Closed, 0, nil)
+		b.changeLocked(t.Context(), int64(time.Second), change{to: Closed})
 		b.mu.Unlock()
 		b.notices.Drain(b.tell)
 		require.Len(t, heard.events, 2)

@@ -33,10 +33,10 @@ func Example() {
 }
 
 func ExampleNew() {
-	_, err := circuit.New(circuit.Config{FailureThreshold: -1, OpenFor: -1})
+	_, err := circuit.New(circuit.Config{FailureThreshold: -2, OpenFor: -1})
 	fmt.Println(err)
 	// Output:
-	// circuit.Config.FailureThreshold: -1: must be 1 to 10000, or 0 for the default
+	// circuit.Config.FailureThreshold: -2: must be 1 to 10000, or 0 for the default
 	// circuit.Config.OpenFor: -1ns: must be above 0, or 0 for the default
 }
 

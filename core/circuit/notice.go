@@ -13,8 +13,9 @@ type notice struct {
 	ctx        context.Context // of the call that caused it; held until it is told
 	from, to   State
 	seq        uint64
+	why        string
 	at, lasted int64
-	failures   int
+	failures   uint64
 	cause      error
 }
 
@@ -30,18 +31,20 @@ func mergeNotices(last *notice, next notice) (stands bool) {
 // counted by the queue, and keeps nothing from the observer.
 func (b *Breaker) deliver(n notice) {
 	defer b.emitChange(n)
-	if b.cfg.OnStateChange != nil {
-		b.cfg.OnStateChange(n.from, n.to)
+	if f := b.settings.Load().OnStateChange; f != nil {
+		f(n.from, n.to)
 	}
 }
 
 func (b *Breaker) emitChange(n notice) {
-	if b.cfg.Observer == nil {
+	o := b.settings.Load().Observer
+	if o == nil {
 		return
 	}
 	e := core.Event{
 		Kind:      core.KindStateChanged,
-		Component: b.cfg.Name,
+		Component: b.name,
+		Why:       n.why,
 		From:      n.from.String(),
 		To:        n.to.String(),
 		Seq:       n.seq,
@@ -50,10 +53,10 @@ func (b *Breaker) emitChange(n notice) {
 		Duration:  time.Duration(n.lasted),
 		ErrorType: errorType(n.cause),
 	}
-	if n.to == Open {
+	if n.to == Open || n.to == ForcedOpen {
 		e.Reason = core.CircuitOpen
 	}
-	b.emit(n.ctx, e)
+	b.emit(n.ctx, o, e)
 }
 
 // report tells of a result: first the result, then the change of state that it
@@ -79,8 +82,8 @@ func (b *Breaker) contain(hears func(core.Result), r core.Result) {
 	returned = true
 }
 
-func (b *Breaker) emit(ctx context.Context, e core.Event) {
-	if !core.Emit(ctx, b.cfg.Observer, e) {
+func (b *Breaker) emit(ctx context.Context, o core.Observer, e core.Event) {
+	if !core.Emit(ctx, o, e) {
 		b.panics.Add(1)
 	}
 }

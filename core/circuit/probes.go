@@ -20,6 +20,7 @@ type probes struct {
 type probe struct {
 	id      uint64
 	expires int64
+	began   int64
 }
 
 // take gives a place to a new probe, if one is free.
@@ -36,19 +37,21 @@ func (p *probes) take(now, expires int64, limit int) (id uint64, ok bool) {
 	if last := len(p.out) - 1; last >= 0 {
 		expires = max(expires, p.out[last].expires)
 	}
-	p.out = append(p.out, probe{p.id, expires})
+	p.out = append(p.out, probe{p.id, expires, now})
 	return p.id, true
 }
 
-// end removes a probe. It reports false for one that has ended before.
-func (p *probes) end(id uint64) bool {
+// end removes a probe, and says when it began. known is false for one that has
+// ended before.
+func (p *probes) end(id uint64) (began int64, known bool) {
 	i, found := slices.BinarySearchFunc(p.out, id, func(e probe, id uint64) int {
 		return cmp.Compare(e.id, id)
 	})
 	if found {
+		began = p.out[i].began
 		p.out = slices.Delete(p.out, i, i+1)
 	}
-	return found
+	return began, found
 }
 
 // fullUntil is when the next place becomes free if nothing ends before, or 0

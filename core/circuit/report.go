@@ -15,17 +15,26 @@ type Stats struct {
 	// Admitted calls that ended, by outcome, late ones included.
 	Successes, Failures, Throttled, Ignored uint64
 
-	// Refused calls, by sentinel.
-	RejectedOpen, RejectedProbesTaken uint64
+	Slow uint64 // of these, those that took SlowCall or longer
 
-	Trips   uint64 // changes from closed to open
-	Reopens uint64 // changes from half-open to open
+	// Refused calls, by sentinel.
+	RejectedOpen, RejectedProbesTaken, RejectedRamping uint64
+
+	Trips     uint64 // changes from closed to open
+	Reopens   uint64 // changes from half-open to open
+	WouldTrip uint64 // how often it would have opened, but for MetricsOnly
 
 	FailuresInARow  int // while closed: FailureThreshold of them open the breaker
 	ProbesOut       int // while half-open: probes that hold a place
-	ProbesSucceeded int // while half-open: SuccessThreshold of them close the breaker
+	ProbesSucceeded int // while half-open
+	ProbesFailed    int // while half-open
 
-	// RetryAt is, while open, when the breaker will admit a probe; else zero.
+	// While closed and with rates: the calls in the window, and of these those
+	// that failed or were throttled, and those that were slow.
+	WindowCalls, WindowFailures, WindowSlow uint64
+
+	// RetryAt is, while open, when the breaker will admit a probe; while forced
+	// open, when that ends; zero if it does not, and else.
 	RetryAt time.Time
 
 	// CallbackPanics is how often a callback or the observer panicked or
@@ -38,21 +47,44 @@ func (b *Breaker) Name() string {
 	if b == nil {
 		return ""
 	}
-	return b.cfg.Name
+	return b.name
 }
 
 // State is what the breaker would do with a call now. It changes nothing: a
-// breaker whose open time is over is HalfOpen, though the change is told only
-// when a call makes it. A nil Breaker is Closed.
+// breaker whose open time is over is HalfOpen, and one that was forced open for a
+// time that is over is as it was, though the change is told only when a call makes
+// it. A nil Breaker is Closed.
 func (b *Breaker) State() State {
 	if b == nil {
 		return Closed
 	}
 	s := b.load().state()
-	if s == Open && b.clock.Now() >= b.open.Load().until {
+	switch {
+	case s != Open && s != ForcedOpen || b.clock.Now() < b.open.Load().until:
+		return s
+	case s == Open:
 		return HalfOpen
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, _, _ = b.stateAt(b.clock.Now())
 	return s
+}
+
+// stateAt is the state that a call at now finds, and since when; and if that is
+// open, the time of that. The caller holds mu.
+func (b *Breaker) stateAt(now int64) (s State, since int64, open *period) {
+	s, since, open = b.load().state(), b.since, b.open.Load()
+	if s == ForcedOpen && now >= open.until {
+		s, since, open = b.below.state, open.until, b.below.period
+	}
+	if s == Open && now >= open.until {
+		return HalfOpen, max(since, open.until), nil
+	}
+	if s != Open && s != ForcedOpen {
+		open = nil
+	}
+	return s, since, open
 }
 
 // Ready reports whether Acquire would admit a call, without taking a probe's
@@ -65,10 +97,17 @@ func (b *Breaker) Refusal() *core.Rejection {
 	if b == nil {
 		return nil
 	}
-	switch b.load().state() {
-	case Open:
+	switch s := b.load().state(); s {
+	case Open, ForcedOpen:
 		if open := b.open.Load(); b.clock.Now() < open.until {
 			return open.rejection
+		}
+		if s == ForcedOpen {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if _, _, open := b.stateAt(b.clock.Now()); open != nil {
+				return open.rejection
+			}
 		}
 	case HalfOpen:
 		if b.clock.Now() < b.full.Load() {
@@ -84,31 +123,37 @@ func (b *Breaker) Stats() Stats {
 		return Stats{}
 	}
 	now := b.clock.Now()
+	ended := func(i int) uint64 { return b.counts.Sum(i) + b.late[i].Load() }
 	s := Stats{
-		Successes:           b.counts.Sum(countSuccess),
-		Failures:            b.counts.Sum(countFailure),
-		Throttled:           b.counts.Sum(countThrottled),
-		Ignored:             b.counts.Sum(countIgnored),
+		Successes:           ended(countSuccess),
+		Failures:            ended(countFailure),
+		Throttled:           ended(countThrottled),
+		Ignored:             ended(countIgnored),
+		Slow:                ended(countSlow),
 		RejectedOpen:        b.counts.Sum(countOpen),
 		RejectedProbesTaken: b.counts.Sum(countProbes),
+		RejectedRamping:     b.counts.Sum(countRamp),
 		CallbackPanics:      b.panics.Load() + b.notices.Panics(),
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s.State, s.Since = b.load().state(), b.clock.Time(b.since)
-	s.Trips, s.Reopens = b.trips, b.reopens
-	switch s.State {
-	case Closed:
+	state, since, open := b.stateAt(now)
+	s.State, s.Since = state, b.clock.Time(since)
+	s.Trips, s.Reopens, s.WouldTrip = b.trips, b.reopens, b.wouldTrip
+	switch {
+	case open != nil:
+		s.RetryAt = open.rejection.RetryAt
+	case state != b.load().state(): // nothing is known of it yet
+	case state.judges():
 		s.FailuresInARow = run(b.run.Load()).failures()
-	case HalfOpen:
-		s.ProbesOut = len(b.probes.out) - b.probes.overdue(now)
-		s.ProbesSucceeded = b.succeeded
-	case Open:
-		if until := b.open.Load().until; now < until {
-			s.RetryAt = b.clock.Time(until)
-		} else {
-			s.State, s.Since = HalfOpen, b.clock.Time(until)
+		if w := b.settings.Load().window; w != nil {
+			w.tick(now)
+			t := w.tally()
+			s.WindowCalls, s.WindowFailures, s.WindowSlow = t.total, t.bad, t.slow
 		}
+	case state == HalfOpen:
+		s.ProbesOut = len(b.probes.out) - b.probes.overdue(now)
+		s.ProbesSucceeded, s.ProbesFailed = b.succeeded, b.failed
 	}
 	return s
 }
@@ -132,20 +177,45 @@ func (b *Breaker) Inspect() core.Report {
 	count("failure", s.Failures)
 	count("throttled", s.Throttled)
 	count("ignored", s.Ignored)
-	count("rejected", s.RejectedOpen+s.RejectedProbesTaken)
-	for _, state := range []State{Closed, Open, HalfOpen} {
+	count("rejected", s.RejectedOpen+s.RejectedProbesTaken+s.RejectedRamping)
+	settings := b.settings.Load()
+	if settings.SlowCall > 0 {
+		r.Values = append(r.Values, core.Count("surgewall.circuit_breaker.slow_calls", "{call}", s.Slow))
+	}
+	shown := []State{Closed, Open, HalfOpen}
+	if s.State.forced() {
+		shown = append(shown, s.State)
+	}
+	for _, state := range shown {
 		var is int64
 		if state == s.State {
 			is = 1
 		}
 		r.Values = append(r.Values, core.Amount(states, "{circuit}", is).With("state", state.String()))
 	}
-	r.Settings = []core.Setting{
-		{Name: "FailureThreshold", Value: b.cfg.FailureThreshold},
-		{Name: "OpenFor", Value: b.cfg.OpenFor},
-		{Name: "SuccessThreshold", Value: b.cfg.SuccessThreshold},
-		{Name: "Probes", Value: b.cfg.Probes},
-		{Name: "ProbeLease", Value: b.cfg.ProbeLease},
-	}
+	r.Settings = settings.report()
 	return r
+}
+
+func (s *settings) report() (list []core.Setting) {
+	set := func(name string, value any) { list = append(list, core.Setting{Name: name, Value: value}) }
+	set("FailureThreshold", s.FailureThreshold)
+	if s.rated() {
+		set("FailurePercent", s.FailurePercent)
+		set("SlowPercent", s.SlowPercent)
+		set("SlowCall", s.SlowCall)
+		set("Window", s.Window)
+		set("WindowCalls", s.WindowCalls)
+		set("MinCalls", s.MinCalls)
+	}
+	set("OpenFor", s.OpenFor)
+	set("OpenGrowth", s.OpenGrowth)
+	set("OpenMax", s.OpenMax)
+	set("OpenJitter", s.OpenJitter)
+	set("SuccessThreshold", s.SuccessThreshold)
+	set("SuccessPercent", s.SuccessPercent)
+	set("Probes", s.Probes)
+	set("ProbeLease", s.ProbeLease)
+	set("RampFor", s.RampFor)
+	return list
 }

@@ -6,12 +6,23 @@ import "github.com/surgewall/surgewall/core"
 type State uint8
 
 const (
-	// Closed: every call is admitted.
+	// Closed: every call is admitted, or, after an outage and with a RampFor, a
+	// growing part of them. Results can open the breaker.
 	Closed State = iota
 	// Open: every call is refused, for a time.
 	Open
 	// HalfOpen: a few calls are admitted, as probes.
 	HalfOpen
+	// ForcedOpen: every call is refused, as ForceOpen said.
+	ForcedOpen
+	// ForcedClosed: every call is admitted, as ForceClosed said. Results are
+	// counted and change nothing.
+	ForcedClosed
+	// Disabled: every call is admitted, as Disable said. Nothing is counted.
+	Disabled
+	// MetricsOnly: every call is admitted, as MetricsOnly said. Results are
+	// counted, and so is how often they would have opened the breaker.
+	MetricsOnly
 )
 
 func (s State) String() string {
@@ -22,23 +33,49 @@ func (s State) String() string {
 		return "open"
 	case HalfOpen:
 		return "half_open"
+	case ForcedOpen:
+		return "forced_open"
+	case ForcedClosed:
+		return "forced_closed"
+	case Disabled:
+		return "disabled"
+	case MetricsOnly:
+		return "metrics_only"
 	default:
 		return "unknown"
 	}
 }
 
+// forced reports whether somebody has said so, whatever the results are.
+func (s State) forced() bool { return s >= ForcedOpen }
+
+// judges reports whether the conditions look at results.
+func (s State) judges() bool { return s == Closed || s == MetricsOnly }
+
 // A word is the breaker's state and its generation, which grows by one with
-// each change of state: everything that Acquire needs while the breaker is
-// closed. A permit remembers the word that it was admitted under, and its
-// result changes something only while that is still the breaker's.
+// each change of state, and flags: everything that Acquire needs while the
+// breaker is closed. A permit remembers the word that it was admitted under, and
+// its result changes something only while the generation is still the breaker's.
 type word uint64
 
-const stateBits = 8
+const (
+	stateMask      = 1<<3 - 1
+	ramping        = 1 << 3 // part of the calls are refused
+	timed          = 1 << 4 // a permit has to know when it began
+	careful        = 1 << 5 // Acquire has more to do than to admit
+	generationBits = 56
+)
 
-func makeWord(generation uint64, s State) word { return word(generation<<stateBits | uint64(s)) }
+func makeWord(generation uint64, s State, flags word) word {
+	w := word(generation<<(64-generationBits)) | word(s) | flags
+	if flags != 0 || s == Open || s == HalfOpen || s == ForcedOpen {
+		w |= careful
+	}
+	return w
+}
 
-func (w word) state() State       { return State(w & (1<<stateBits - 1)) }
-func (w word) generation() uint64 { return uint64(w >> stateBits) }
+func (w word) state() State       { return State(w & stateMask) }
+func (w word) generation() uint64 { return uint64(w >> (64 - generationBits)) }
 
 // A run is the number of failures in a row, with the generation that they
 // belong to: one word, so that a failure of one generation can neither be lost
@@ -77,6 +114,8 @@ const (
 	countFailure
 	countThrottled
 	countIgnored
+	countSlow
 	countOpen   // refused with ErrOpen
 	countProbes // refused with ErrProbesTaken
+	countRamp   // refused with ErrRamping
 )
