@@ -162,9 +162,7 @@ func (b *Breaker) openTime(s *settings) time.Duration {
 }
 
 func (b *Breaker) newPeriod(until int64) *period {
-	r := &core.Rejection{Guard: b.name, Reason: core.CircuitOpen, Err: ErrOpen}
-	if until < math.MaxInt64 {
-		r.RetryAt = b.clock.Time(until)
-	}
-	return &period{until, r}
+	return &period{until, &core.Rejection{
+		Guard: b.name, Reason: core.CircuitOpen, Err: ErrOpen, RetryAt: b.clock.Time(until),
+	}}
 }

@@ -18,14 +18,15 @@ type below struct {
 // no probe; with a d of 0 or less, until ClearForce. Called again it changes how
 // long. Calls that are out already are counted in Stats when they end.
 func (b *Breaker) ForceOpen(d time.Duration) {
-	until := int64(math.MaxInt64)
 	if b == nil {
 		return
 	}
+	p := b.newPeriod(math.MaxInt64)
+	p.rejection.RetryAt = time.Time{} // nobody knows
 	if d > 0 {
-		until = after(b.clock.Now(), d)
+		p = b.newPeriod(after(b.clock.Now(), d))
 	}
-	b.force(change{to: ForcedOpen, why: whyForced, period: b.newPeriod(until)})
+	b.force(change{to: ForcedOpen, why: whyForced, period: p})
 }
 
 // ForceClosed admits every call until ClearForce, whatever the results are. They
