@@ -277,8 +277,10 @@ func (k *keyedRate[K, S]) begin(state *S, s *rateShard[K, S], r *rule[S]) {
 func (k *keyedRate[K, S]) sweep(s *rateShard[K, S], at int64) (removed int) {
 	removed = s.sweep(func(c *rateCell[K, S]) bool {
 		// One that has yet to be brought to the rules in force may owe more by
-		// them.
-		return c.home.rule.set == s.set && c.home.rule.law.idle(&c.state, at)
+		// them. One may be farther ahead of at than there are numbers for, where
+		// windows are short, and look idle for it; so it has to be idle now too.
+		law := c.home.rule.law
+		return c.home.rule.set == s.set && law.idle(&c.state, s.now) && (at == s.now || law.idle(&c.state, at))
 	})
 	if removed > 0 {
 		k.places.taken.Add(-int64(removed))

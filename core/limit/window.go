@@ -54,12 +54,13 @@ type SlidingWindowConfig struct {
 //
 // Counts and the number of the window share one atomic word: an admission is a
 // clock read and a compare-and-swap, and a refusal leaves the word unwritten. A
-// call that waits is counted in the window in which its turn comes. That is 64
-// windows ahead at most, or, if the limit is below 2^18, 256 or more; what would
-// have to wait for longer is refused. Windows are numbered modulo 2^22, or, for
-// such limits, 2^24 or more. A limiter that is used again after so many idle
-// windows takes what it counted before for new, if its luck is worse than one in
-// 60,000, and refuses what it should not: for as long as a call may wait, not more.
+// call that waits is counted in the window in which its turn comes. That can be 64
+// windows ahead, and 256 or more if the limit is below 2^18 and the window not above
+// 2,500 hours; what would have to wait for longer is refused. Windows are numbered
+// modulo 2^22, or, if the limit is below 2^18, 2^24 or more. A limiter that is used
+// again after so many idle windows takes what it counted before for new, if its
+// luck is worse than one in 60,000, and refuses what it should not: for as long as
+// a call may wait, not more.
 //
 // It is safe for concurrent use, a core.Guard, core.Ready, core.Refuser and
 // core.Component, and needs no Close. A nil *SlidingWindow is no limit: it admits
@@ -402,8 +403,7 @@ func (w *SlidingWindow) quick(n int) (ok, sure bool) {
 		if !tight {
 			keepOff()
 		}
-		now = w.clock.Now()
-		word = e.word.Load()
+		now, word = e.tight()
 	}
 	return false, false
 }
@@ -431,9 +431,25 @@ func (w *SlidingWindow) take(n int, patience time.Duration) (c charge, ok bool) 
 			keepOff()
 		}
 		e = w.in.Load()
-		now = w.clock.Now()
-		word = e.word.Load()
+		now, word = e.tight()
 	}
+}
+
+// tight is the word, and a clock reading from just before it.
+func (e *windowEra) tight() (now int64, word uint64) {
+	now = e.of.clock.Now()
+	word = e.word.Load()
+	return e.notStale(now, word), word
+}
+
+// notStale is now, a clock reading from before the word, unless the word looks past
+// by it. The word may be so many windows ahead of a stale clock that it looks so,
+// if they are short; then the clock is read again.
+func (e *windowEra) notStale(now int64, word uint64) int64 {
+	if id, _ := e.window.index(e.start(now)); e.window.isPast(e.state(word), id) {
+		return e.of.clock.Now()
+	}
+	return now
 }
 
 // takeAt is take at a given clock reading, if the word is word. again says that it

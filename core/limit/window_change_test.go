@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,5 +101,41 @@ func TestSlidingWindowTurnsBeyondReachNeverCome(t *testing.T) {
 		// What was never to come does not come when the limit is as before.
 		require.NoError(t, w.Reconfigure(SlidingWindowConfig{Limit: limit, Window: time.Second}))
 		require.Greater(t, waiting[turns].Delay(), 100_000*time.Hour)
+	})
+}
+
+// Short windows: a key that owes is not forgotten, however many windows are in
+// the time that idle keys are kept for.
+func TestKeyedShortWindowsAreNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, cfg := range []SlidingWindowConfig{
+			{Limit: 10, Window: 50 * time.Microsecond}, {Limit: 5000, Window: 3 * time.Millisecond}, {Limit: 600_000, Window: 10 * time.Millisecond},
+		} {
+			k := newKeyed(t, KeyedConfig[int]{MaxKeys: 10_000, Limit: cfg})
+			time.Sleep(time.Hour)
+			k.Charge(-1, 4*cfg.Limit)
+			for i := range 50_000 {
+				k.AllowN(i%100, cfg.Limit)
+			}
+			require.False(t, k.Allow(-1), fmt.Sprint(cfg))
+		}
+	})
+}
+
+// A clock reading that is many short windows older than the word does not make the
+// word look past.
+func TestSlidingWindowStaleClockOfShortWindows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := must(NewSlidingWindow(SlidingWindowConfig{Limit: 10, Window: time.Microsecond}))
+		time.Sleep(time.Second)
+		e := w.in.Load()
+		require.True(t, w.AllowN(10))
+		now, word := e.tight()
+		require.EqualValues(t, time.Second, now)
+		stale := now - int64(500*time.Millisecond)
+		_, ok, _ := e.takeAt(word, e.notStale(stale, word), 1, 0)
+		require.False(t, ok)
+		require.Equal(t, now-1, e.notStale(now-1, word), "the state is ahead of it")
+		require.False(t, w.Allow())
 	})
 }

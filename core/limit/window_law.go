@@ -136,6 +136,9 @@ func (l *windowLaw) at(s windowState, id uint64) (ahead, prev, cur uint64) {
 	return 0, prev, cur
 }
 
+// isPast reports whether at takes a state for one of a window before id.
+func (l *windowLaw) isPast(s windowState, id uint64) bool { return (l.id(s)-id)&l.idMax > l.reach }
+
 // rolled is the counts, of which cur was the current one, some windows later, at
 // least one.
 func (l *windowLaw) rolled(cur, windows uint64) (prev, rest uint64) {
