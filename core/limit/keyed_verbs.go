@@ -170,7 +170,7 @@ func (k *keyedRate[K, S]) await(ctx context.Context, key K, n int, patience time
 		if err := ctx.Err(); err != nil {
 			return charge{}, k.refuse(ctx, k.ended(err), n)
 		}
-		left = max(0, core.TimeLeft(ctx))
+		left = max(1, core.TimeLeft(ctx)) // see acquire
 	}
 	c, err := k.admit(ctx, key, n, patience, left)
 	if err != nil || c.turn <= c.now {

@@ -155,3 +155,30 @@ func TestNilLeakyIsNoLimit(t *testing.T) {
 	require.Empty(t, b.Name())
 	require.Equal(t, "leaky_bucket", b.Inspect().Kind)
 }
+
+// lateContext has a deadline that is past, and was not told yet.
+type lateContext struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+// A call whose deadline passes while it asks does not overtake those that wait.
+func TestLeakyBucketWithoutTimeLeftDoesNotOvertake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := LeakyBucketConfig{Rate: PerSecond(1), Capacity: 5}
+		b := must(NewLeakyBucket(cfg))
+		k := newKeyed(t, KeyedConfig[string]{Limit: cfg})
+		_, err := b.Reserve(2, forever)
+		require.NoError(t, err)
+		_, err = k.Reserve("a", 2, forever)
+		require.NoError(t, err)
+		for _, late := range []time.Duration{0, time.Second} {
+			ctx := lateContext{t.Context(), time.Now().Add(-late)}
+			require.ErrorIs(t, b.Wait(ctx, 1), ErrLimited)
+			require.ErrorIs(t, k.Wait(ctx, "a", 1), ErrLimited)
+			require.ErrorIs(t, All(b).Wait(ctx, 1), ErrLimited)
+		}
+	})
+}

@@ -81,7 +81,9 @@ func acquire[M meter](ctx context.Context, l *limiter, m M, n int, patience time
 		if err := ctx.Err(); err != nil {
 			return charge{}, l.refuse(ctx, l.ended(err), n)
 		}
-		patience = min(patience, core.TimeLeft(ctx))
+		// Some is left, even if the deadline has passed by now: without any, a
+		// leaky bucket does not shape.
+		patience = max(1, min(patience, core.TimeLeft(ctx)))
 	}
 	if n == 0 {
 		return charge{by: free{}}, nil
