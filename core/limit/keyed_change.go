@@ -100,7 +100,13 @@ func (k *keyedRate[K, S]) pausedUntil(s *rateShard[K, S], key K) {
 	s.start = max(s.now, resume)
 }
 
+// unpause forgets the pause of key. If rules came during it that the key's cell
+// has yet to be brought to, that is done first: by then time stood still.
 func (k *keyedRate[K, S]) unpause(s *rateShard[K, S], key K) {
+	h := maphash.Comparable(k.seed, key)
+	if c := s.find(h, key); c != nil {
+		k.update(s, h, c)
+	}
 	delete(s.paused, key)
 	k.pauses.Add(-1)
 	if len(s.paused) == 0 {

@@ -518,3 +518,22 @@ func TestKeyedChangesUnderFire(t *testing.T) {
 	require.LessOrEqual(t, s.Keys, keys)
 	t.Log(s, changes)
 }
+
+// A pause that ends while new settings are on their way, before they have come to
+// its key, was a pause for them too.
+func TestKeyedPauseThatEndsInAReconfigure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeyed(t, KeyedConfig[string]{Limit: TokenBucketConfig{Rate: PerSecond(1), Burst: 10}})
+		require.True(t, k.AllowN("a", 10))
+		k.Pause("a", time.Now().Add(time.Minute))
+		each := rates(k)
+		set := each.rules(KeyedConfig[string]{Name: "keyed", Limit: TokenBucketConfig{Rate: PerSecond(1000), Burst: 10}})
+		s := &each.shards[maphash.Comparable(k.seed, "a")&k.mask]
+		s.mu.Lock()
+		s.time(k.clock.Now())
+		s.adopt(set, s.now) // as renew does
+		s.mu.Unlock()
+		time.Sleep(time.Minute)
+		require.Equal(t, 0, k.Peek("a", 0).Remaining, "time stood still until now")
+	})
+}
