@@ -179,7 +179,7 @@ func (g *Group[K]) add(s *groupShard[K], key K) *member {
 	next := make(map[K]*member, len(known)+1)
 	maps.Copy(next, known)
 	next[key] = m
-	s.known.Store(&next)
+	s.replace(next)
 	return m
 }
 
@@ -217,23 +217,26 @@ func (g *Group[K]) room(s *groupShard[K]) bool {
 func (g *Group[K]) forget(s *groupShard[K], now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	known := *s.known.Load()
 	var next map[K]*member
-	for key, m := range known {
+	gone := 0
+	for key, m := range *s.known.Load() {
 		if !m.forgettable(now, g.idleFor) {
 			continue
 		}
 		if next == nil {
-			next = maps.Clone(known)
+			next = maps.Clone(*s.known.Load())
 		}
 		delete(next, key)
+		gone++
 	}
-	if gone := len(known) - len(next); next != nil {
-		s.known.Store(&next)
+	if gone > 0 {
+		s.replace(next)
 		g.keys.Add(-int64(gone))
 		g.evicted.Add(uint64(gone))
 	}
 }
+
+func (s *groupShard[K]) replace(known map[K]*member) { s.known.Store(&known) }
 
 // forgettable reports whether m has not been asked for in so long, and is as good
 // as new. The caller holds the lock of its shard.
@@ -251,12 +254,14 @@ func (b *Breaker) forgettable() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w := b.load()
-	if w.state() != Closed || w&ramping != 0 && now < b.ramp.Load().end || run(b.run.Load()).failures() > 0 {
+	s := b.settings.Load()
+	if w.state() != Closed || w&ramping != 0 && now < b.ramp.Load().end ||
+		s.FailureThreshold != Off && run(b.run.Load()).failures() > 0 {
 		return false
 	}
-	if window := b.settings.Load().window; window != nil {
-		window.tick(now)
-		t := window.tally()
+	if s.window != nil {
+		s.window.tick(now)
+		t := s.window.tally()
 		return t.bad == 0 && t.slow == 0
 	}
 	return true
