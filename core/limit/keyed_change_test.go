@@ -354,6 +354,30 @@ func TestKeyedPauseBeyondMaxKeys(t *testing.T) {
 	})
 }
 
+// What is charged to a paused key beyond MaxKeys does not hold up those that it
+// shares with for the time of its pause.
+func TestKeyedChargeOfAPausedKeyBeyondMaxKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, each := range []Algorithm{
+			TokenBucketConfig{Rate: PerSecond(10), Burst: 10},
+			LeakyBucketConfig{Rate: PerSecond(10), Capacity: 10},
+			SlidingWindowConfig{Limit: 10, Window: time.Second},
+			SlidingLogConfig{Limit: 10, Window: time.Second},
+		} {
+			k := newKeyed(t, KeyedConfig[string]{MaxKeys: 1, Limit: each})
+			k.Charge("a", 100_000)
+			k.Pause("b", time.Now().Add(time.Hour))
+			k.Charge("b", 1)
+			require.Equal(t, 9, k.Peek("c", 0).Remaining, "%T", each)
+			require.True(t, k.AllowN("c", 9), "%T", each)
+			require.False(t, k.AllowN("c", 9), "%T", each)
+			require.False(t, k.Allow("b"))
+			k.Refund("b", 1)
+			require.False(t, k.Take("b", 1).OK)
+		}
+	})
+}
+
 // Those who share a limit beyond MaxKeys keep its debt across a change, and so
 // does who waits there.
 func TestKeyedSharedLimitIsReconfigured(t *testing.T) {

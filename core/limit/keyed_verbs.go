@@ -196,8 +196,18 @@ func (k *keyedRate[K, S]) reserve(key K, n int, maxWait time.Duration) (Reservat
 }
 
 func (k *keyedRate[K, S]) charge(key K, n int) {
-	a := k.hold(key, 0)
-	a.rule.law.charge(&a.cell.state, a.shard.start, n)
+	k.chargeHeld(k.hold(key, 0), n)
+}
+
+// chargeHeld charges n, and lets go of a. A key that is paused is charged at the end
+// of its pause, until when time stands still for it; for those that it shares a
+// limit with it does not.
+func (k *keyedRate[K, S]) chargeHeld(a held[K, S], n int) {
+	at := a.shard.start
+	if a.shard == &k.shared {
+		at = a.shard.now
+	}
+	a.rule.law.charge(&a.cell.state, at, n)
 	k.letGo(a.shard)
 }
 
@@ -279,7 +289,5 @@ func (k *keyedRate[K, S]) chargeMore(c *rateCell[K, S], n int) {
 		plan = last.home.rule.plan
 	}
 	s.mu.Unlock()
-	a := k.holdUnder(plan, c.key, 0)
-	a.rule.law.charge(&a.cell.state, a.shard.start, n)
-	k.letGo(a.shard)
+	k.chargeHeld(k.holdUnder(plan, c.key, 0), n)
 }
