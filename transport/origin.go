@@ -20,8 +20,8 @@ var errNoHost = errors.New("the request's URL has no host")
 
 // OriginOf is the origin of the request's URL, a key for RateLimitBy. It is the
 // same for https://API.example.com:443 and https://api.example.com; names that
-// only the DNS knows to be the same differ. The error is for a URL without a
-// host. It does not allocate where the host is in lower case.
+// only the DNS knows to be the same differ, and so do addresses that are written in
+// two ways. The error is for a URL without a host. It does not allocate where the host is in lower case.
 func OriginOf(req *http.Request) (Origin, error) {
 	if req.URL == nil || req.URL.Host == "" {
 		return Origin{}, errNoHost

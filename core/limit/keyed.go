@@ -301,8 +301,8 @@ func (k *Keyed[K]) Refund(key K, n int) {
 // of the key replaces an earlier one: a time that is past ends the pause. A
 // pause outlives what is remembered of the key. There are at most MaxKeys of
 // them, and one beyond that has no effect: KeyedStats.Paused says how many there
-// are, those included that are over and were not noticed yet. After a pause, a sliding window gives nothing back of what the key had
-// taken before it.
+// are, those included that are over and were not noticed yet. After a pause, a
+// sliding window gives nothing back of what the key had taken before it.
 func (k *Keyed[K]) Pause(key K, until time.Time) {
 	if k != nil && k.each.pause(key, k.reading(until)) {
 		k.tellChange(core.KindPaused, max(0, time.Until(until)))

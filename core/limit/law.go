@@ -7,8 +7,8 @@ import (
 )
 
 // law is an algorithm over a state S. A law is immutable; whoever calls holds the
-// lock that guards the state. now is a clock reading, in ns, and may be older than what the state has seen,
-// which never admits more. n is 1 to most().
+// lock that guards the state. now is a clock reading, in ns, and may be a little
+// older than what the state has seen, which never admits more. n is 1 to most().
 type law[S any] interface {
 	// begin makes s the state of a limiter never used.
 	begin(s *S, now int64)

@@ -277,7 +277,9 @@ func (w *SlidingWindow) Pause(until time.Time) {
 // lately stays taken: if only the limit changes and nobody waits, the counts stay
 // as they are; otherwise the new windows begin with the estimate of the old ones,
 // rounded up. A change of limit l1 to l2 and of window w1 to w2 after a time t1
-// lets at most l1/w1·t1 + l2/w2·t2 + max(l1, l2) through until t2 later. Those who
+// lets at most l1/w1·t1 + l2/w2·t2 + max(l1, l2) through until t2 later. If the
+// limit alone goes up and down within a window, what was taken under the greater
+// one goes out with its window, so that as much can be taken in each. Those who
 // wait are given their new turns. Name and Observer stay as they are, whatever
 // cfg says. If cfg is bad, nothing changes.
 func (w *SlidingWindow) Reconfigure(cfg SlidingWindowConfig) error {
