@@ -49,6 +49,7 @@ func Example() {
 	//   surgewall.circuit_breaker.state.previous = closed
 	//   surgewall.circuit_breaker.state = open
 	//   surgewall.circuit_breaker.failure.count = 2
+	//   surgewall.circuit_breaker.trip.reason = failures_in_a_row
 	//   error.type = other
 	// load_shedding reject
 	//   surgewall.load_shedding.name = payments

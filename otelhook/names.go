@@ -33,6 +33,7 @@ const (
 	keyBreaker       = attribute.Key("surgewall.circuit_breaker.name")
 	keyState         = attribute.Key("surgewall.circuit_breaker.state")
 	keyStatePrevious = attribute.Key("surgewall.circuit_breaker.state.previous")
+	keyWhy           = attribute.Key("surgewall.circuit_breaker.trip.reason")
 	keyFailures      = attribute.Key("surgewall.circuit_breaker.failure.count")
 	keyReopens       = attribute.Key("surgewall.circuit_breaker.reopen.count")
 	keyRefused       = attribute.Key("surgewall.circuit_breaker.rejected.count")

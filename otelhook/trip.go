@@ -90,6 +90,9 @@ func (h *Hook) trip(ctx context.Context, e core.Event, at time.Time) trace.SpanC
 		keyState.String(e.To),
 		keyFailures.Int64(e.N),
 	}
+	if e.Why != "" {
+		attrs = append(attrs, keyWhy.String(e.Why))
+	}
 	if e.ErrorType != "" {
 		attrs = append(attrs, semconv.ErrorTypeKey.String(e.ErrorType))
 	}

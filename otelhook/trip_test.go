@@ -35,6 +35,7 @@ func TestTripAndOutage(t *testing.T) {
 			"surgewall.circuit_breaker.name":           "payments",
 			"surgewall.circuit_breaker.state":          "open",
 			"surgewall.circuit_breaker.state.previous": "closed",
+			"surgewall.circuit_breaker.trip.reason":    "failures_in_a_row",
 			"surgewall.circuit_breaker.failure.count":  int64(2),
 			"error.type": "timeout",
 		}, attrs(trip.Attributes()))
