@@ -55,7 +55,9 @@ func Wrap[In, Out any](g Guard, fn func(context.Context, In) (Out, error)) func(
 // abandon finishes a permit that nobody else finished: the call is over, and
 // it did not return. It must be deferred right after Acquire.
 func (p *Permit) abandon(ctx context.Context) {
-	p.Finish(ctx, Result{Outcome: Failure, Err: ErrNoReturn})
+	if p.finisher != nil {
+		p.end(ctx, Failure, ErrNoReturn)
+	}
 }
 
 // timeLeft spares the clock read where nobody will ask for the outcome.

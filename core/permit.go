@@ -73,7 +73,18 @@ func (p *Permit) Finish(ctx context.Context, r Result) {
 
 // Done is Finish with an Outcome only.
 func (p *Permit) Done(ctx context.Context, o Outcome) {
-	p.Finish(ctx, Result{Outcome: o})
+	if p.finisher != nil {
+		p.end(ctx, o, nil)
+	}
+}
+
+// end is Finish for a permit that is not empty. A Result is long to copy, so it is
+// made where it is passed on.
+func (p *Permit) end(ctx context.Context, o Outcome, err error) {
+	f, t := p.finisher, p.token
+	*p = Permit{}
+	t.B &= tokenBits
+	f.FinishPermit(ctx, t, Result{Outcome: o, Err: err})
 }
 
 // DoneErr is Finish with what Classify makes of err, or Cancel if err is or

@@ -192,7 +192,7 @@ func (p *Permit) DoneErrLeft(ctx context.Context, err error, left time.Duration)
 		p.Cancel()
 		return
 	}
-	p.Finish(ctx, Result{Outcome: ClassifyLeft(ctx, err, left), Err: err})
+	p.end(ctx, ClassifyLeft(ctx, err, left), err)
 }
 
 // NeverStarted reports whether err is or wraps the refusal of a guard further

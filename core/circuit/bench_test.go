@@ -3,8 +3,9 @@ package circuit
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
-	"unsafe"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -119,6 +120,33 @@ func TestHotPathsAllocateNothing(t *testing.T) {
 	p.Cancel()
 }
 
+// What a breaker takes, with all that belongs to it, is what its doc comment says.
 func TestMemory(t *testing.T) {
-	require.LessOrEqual(t, unsafe.Sizeof(Breaker{}), uintptr(1536))
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	each := func(cfg Config) int {
+		const n = 1000
+		breakers := make([]*Breaker, n)
+		before := heap()
+		for i := range breakers {
+			breakers[i] = newBreaker(t, cfg)
+		}
+		size := int(heap()-before) / n
+		runtime.KeepAlive(breakers)
+		return size
+	}
+	consecutive, rated := each(Config{}), each(Config{FailurePercent: 50, SlowPercent: 50, SlowCall: time.Second})
+	last := each(Config{FailurePercent: 50, WindowCalls: 100})
+	t.Logf("%d bytes, with a window of time %d, of 100 calls %d", consecutive, rated, last)
+	require.LessOrEqual(t, consecutive, 1792)
+	require.LessOrEqual(t, rated, 2048)
+	require.LessOrEqual(t, last, 2048)
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

@@ -239,7 +239,7 @@ func newSettings(b *Breaker, cfg Config, before *settings) *settings {
 
 // flags are those of a word while calls are admitted.
 func (s *settings) flags() word {
-	if s.window != nil {
+	if s.SlowCall > 0 {
 		return timed
 	}
 	return 0
