@@ -41,7 +41,7 @@ func (x *exchange) finish(r core.Result) {
 // refused, unless core.Mark says that it counts, and one that no server could
 // have been sent never started.
 func (x *exchange) finishErr(req *http.Request, err error) {
-	if core.NeverStarted(err) || malformed(req) {
+	if core.NeverStarted(err) || malformed(req) || unsupported(req, err) {
 		x.cancel()
 		return
 	}
@@ -52,6 +52,13 @@ func (x *exchange) finishErr(req *http.Request, err error) {
 func (x *exchange) classify(err error) core.Outcome {
 	if x.sending.failed() {
 		return core.Ignored
+	}
+	// The Timeout of an http.Client ends a call by a channel too, which the base
+	// may notice before the deadline of the context has been.
+	if x.left < core.MinTime && core.TimeLeft(x.ctx) <= 0 {
+		if _, marked := core.Marked(err); !marked {
+			return core.Ignored
+		}
 	}
 	return core.ClassifyLeft(x.ctx, err, x.left)
 }

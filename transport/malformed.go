@@ -15,6 +15,13 @@ func malformed(req *http.Request) bool {
 		malformedFields(req.Header) || malformedFields(req.Trailer)
 }
 
+// unsupported reports whether err says that net/http knows no protocol for the
+// scheme of req. Which ones a base knows beside these two, only it can say.
+func unsupported(req *http.Request, err error) bool {
+	return req.URL.Scheme != "http" && req.URL.Scheme != "https" &&
+		strings.Contains(err.Error(), "unsupported protocol scheme")
+}
+
 func malformedFields(h http.Header) bool {
 	for name, values := range h {
 		if !isToken(name) {

@@ -2,8 +2,6 @@ package transport
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -55,10 +53,6 @@ const (
 	century         = 100 * 365 * 24 * time.Hour // two of them are a Duration still
 )
 
-// ErrNoKey is found by errors.Is in the error of a request whose key is the zero
-// value of its type, or is not equal to itself.
-var ErrNoKey = errors.New("empty key")
-
 // RateLimit puts l in front of cfg.Base, and stops l while the server asks to be
 // left alone, by Retry-After or RateLimit: see PauseAsked. Give l a MaxWait, of
 // cfg.MaxPause to wait out every pause: without one it waits for nothing. During
@@ -95,18 +89,7 @@ func RateLimit(l Limiter, cfg RateLimitConfig) (*Transport, error) {
 // returns the zero value (see ErrNoKey), is not sent; the error says nothing of
 // the server to a guard further out.
 func RateLimitBy[K comparable](l KeyedLimiter[K], key func(*http.Request) (K, error), cfg RateLimitConfig) (*Transport, error) {
-	named := func(req *http.Request) (K, error) {
-		k, err := key(req)
-		var none K
-		if err == nil && (k == none || k != k) {
-			err = ErrNoKey
-		}
-		return k, err
-	}
-	if key == nil {
-		named = nil
-	}
-	return rateLimit(l, named, cfg, l == nil)
+	return rateLimit(l, named(key), cfg, l == nil)
 }
 
 func rateLimit[K comparable](l KeyedLimiter[K], key func(*http.Request) (K, error), cfg RateLimitConfig, none bool) (*Transport, error) {
@@ -125,10 +108,11 @@ func rateLimit[K comparable](l KeyedLimiter[K], key func(*http.Request) (K, erro
 	if cfg.Asked == nil {
 		cfg.Asked = PauseAsked
 	}
-	t := Guard(nil, cfg.Base)
-	t.limits = &limited[K]{
-		limiter: l, key: key, asked: cfg.Asked, maxPause: cfg.MaxPause, jitter: cfg.Jitter, epoch: time.Now(),
+	limited := &limited[K]{
+		limiter: l, asked: cfg.Asked, maxPause: cfg.MaxPause, jitter: cfg.Jitter, epoch: time.Now(),
 	}
+	t := Guard(nil, cfg.Base)
+	t.keyed = &byKey[K]{guards: l, key: key, answered: limited.heed}
 	return t, nil
 }
 
@@ -141,60 +125,14 @@ func (s single) AcquireKey(ctx context.Context, _ struct{}, call core.Call) (cor
 
 func (s single) Pause(_ struct{}, until time.Time) { s.Limiter.Pause(until) }
 
-// limits is a limited of some type of keys.
-type limits interface {
-	roundTrip(t *Transport, req *http.Request) (*http.Response, error)
-}
-
-// limited is what a Transport has that keeps to a rate.
+// limited is what a Transport has that keeps to a rate, beside its limiters.
 type limited[K comparable] struct {
 	limiter  KeyedLimiter[K]
-	key      func(*http.Request) (K, error)
 	asked    func(*http.Response) time.Duration
 	maxPause time.Duration
 	jitter   time.Duration
 	epoch    time.Time
 	pauses   pauses[K]
-}
-
-func (l *limited[K]) roundTrip(t *Transport, req *http.Request) (resp *http.Response, err error) {
-	sent, heeded := false, false
-	defer func() {
-		switch {
-		case heeded:
-		case resp != nil:
-			_ = resp.Body.Close()
-		case !sent && req.Body != nil:
-			_ = req.Body.Close()
-		}
-	}()
-	var call exchange
-	key, err := l.key(req)
-	if err != nil {
-		return nil, noKey(err)
-	}
-	p, err := l.limiter.AcquireKey(req.Context(), key, core.Call{})
-	if err != nil {
-		return nil, err
-	}
-	call.permit = p.Take()
-	sent = true
-	if resp, err = t.send(req, &call); err != nil {
-		return nil, err
-	}
-	l.heed(key, resp)
-	heeded = true
-	return resp, nil
-}
-
-// noKey is the error of a request whose key cannot be told. It says nothing of
-// the server.
-func noKey(err error) error {
-	err = fmt.Errorf("transport: no key for this request: %w", err)
-	if core.NeverStarted(err) {
-		return err
-	}
-	return core.Mark(err, core.Ignored)
 }
 
 // heed stops the limiter of key for as long as a response asks.

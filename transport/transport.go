@@ -1,6 +1,7 @@
 // Package transport is the client side over HTTP: an http.RoundTripper that
-// puts any guard in front of another, that keeps to a rate and pauses when the
-// server asks for it, and that spreads requests over several backends.
+// puts any guard, or one for each server, in front of another, that keeps to a
+// rate and pauses when the server asks for it, and that spreads requests over
+// several backends.
 //
 //	client := &http.Client{Transport: transport.Guard(breaker, nil)}
 //
@@ -53,11 +54,12 @@ type Config struct {
 }
 
 // Transport is an http.RoundTripper with a guard in front, or several backends
-// behind, or both. Make one with New, Guard, RateLimit or RateLimitBy. It is safe
-// for concurrent use, owns no goroutine and no connection, and needs no Close.
+// behind, or both. Make one with New, Guard, GuardBy, GuardByWith, RateLimit or
+// RateLimitBy. It is safe for concurrent use, owns no goroutine and no connection,
+// and needs no Close.
 type Transport struct {
 	base     http.RoundTripper
-	limits   limits // nil unless RateLimit or RateLimitBy made it
+	keyed    keyedGuards // nil unless GuardBy, GuardByWith, RateLimit or RateLimitBy made it
 	guard    core.Guard
 	backends *balance.Balancer[*url.URL]
 	outcome  func(*http.Response) core.Outcome
@@ -117,11 +119,12 @@ var (
 //     a missed deadline and a stream that breaks off included, is Failure,
 //   - Ignored, if the call failed because the request's body could not be read.
 //
-// The Latency is the time to the headers. A guard that wants no result of its
-// permits (see core.Wants) hears the end only.
+// The Latency is the time to the headers, so that a long stream is no slow call;
+// without headers there is none, and a guard takes the time since Acquire. A
+// guard that wants no result of its permits (see core.Wants) hears the end only.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if t.limits != nil {
-		return t.limits.roundTrip(t, req)
+	if t.keyed != nil {
+		return t.keyed.roundTrip(t, req)
 	}
 	var call exchange
 	return t.send(req, &call)
@@ -147,6 +150,7 @@ func (t *Transport) send(req *http.Request, call *exchange) (*http.Response, err
 
 	out, err := t.admit(req, call)
 	if err != nil {
+		call.cancel()
 		return nil, err
 	}
 	var start time.Time
@@ -164,7 +168,8 @@ func (t *Transport) send(req *http.Request, call *exchange) (*http.Response, err
 		return nil, err
 	}
 	if watch {
-		call.result = core.Result{Outcome: t.outcome(resp), Latency: time.Since(start)}
+		latency := max(1, time.Since(start)) // 0 would be the time to the end of the body
+		call.result = core.Result{Outcome: t.outcome(resp), Latency: latency}
 		if call.result.Outcome != core.Success {
 			call.result.RetryAfter, _ = retryAfter(resp.Header)
 		}
@@ -179,7 +184,8 @@ func (t *Transport) send(req *http.Request, call *exchange) (*http.Response, err
 }
 
 // admit asks the guards, and returns the request to send: req itself, or a copy
-// where something differs. If it returns an error, nothing is held.
+// where something differs. If it returns an error, what the call holds is to be
+// cancelled.
 func (t *Transport) admit(req *http.Request, call *exchange) (*http.Request, error) {
 	if t.guard != nil {
 		p, err := t.guard.Acquire(call.ctx, core.Call{})
@@ -192,12 +198,10 @@ func (t *Transport) admit(req *http.Request, call *exchange) (*http.Request, err
 	if t.backends != nil {
 		lease, err := t.backends.Pick(call.ctx, balance.PickInfo{})
 		if err != nil {
-			call.cancel()
 			return nil, err
 		}
 		call.lease, call.leased = lease.Take(), true
 		if copied, err = redirect(req, lease.Value()); err != nil {
-			call.cancel()
 			return nil, fmt.Errorf("transport: backend %q: %w", lease.ID(), err)
 		}
 	}
