@@ -454,3 +454,45 @@ func TestNoRequestBodyStaysNone(t *testing.T) {
 		require.Equal(t, http.NoBody, req.Body, name)
 	}
 }
+
+// A request whose body is not of the length that it was said to have fails in
+// net/http. An upload from elsewhere that ends too early must not open the breaker.
+func TestUploadOfAnotherLengthSaysNothingOfTheServer(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	h2 := s.Client().Transport.(*http.Transport)
+	h1 := h2.Clone()
+	h1.ForceAttemptHTTP2 = false
+	h1.Protocols = &http.Protocols{}
+	h1.Protocols.SetHTTP1(true)
+	h1.TLSClientConfig.NextProtos = nil
+	for name, base := range map[string]*http.Transport{"HTTP/1": h1, "HTTP/2": h2} {
+		defer base.CloseIdleConnections()
+		for length, want := range map[int64]core.Outcome{3: core.Ignored, 5: core.Success, 7: core.Ignored, -1: core.Success} {
+			g := newGuard()
+			body := text("12345")
+			req := request(t, "POST", s.URL, body)
+			req.ContentLength = length
+			resp, err := transport.Guard(g, base).RoundTrip(req)
+			if err == nil {
+				_, _ = io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+			}
+			require.Equal(t, want == core.Success, err == nil, "%s %d", name, length)
+			require.Equal(t, want, g.only(t).Outcome, "%s %d", name, length)
+		}
+	}
+	// One that is as long as it should be leaves the blame with the server.
+	g := newGuard()
+	req := request(t, "POST", "http://a", text("12345"))
+	req.ContentLength = 5
+	_, err := transport.Guard(g, readAndFail{io.ErrUnexpectedEOF}).RoundTrip(req) //nolint:bodyclose // an error
+	require.Error(t, err)
+	require.Equal(t, core.Failure, g.only(t).Outcome)
+}

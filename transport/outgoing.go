@@ -79,27 +79,42 @@ func streams(body io.ReadCloser, replays bool) bool {
 
 // watchBody makes the copy notice when its body cannot be read.
 func (o *outgoing) watchBody() *requestBody {
-	o.body.base = o.req.Body
+	o.body.base, o.body.length = o.req.Body, o.req.ContentLength
 	o.req.Body = &o.body
 	return &o.body
 }
 
-// requestBody is a request body that remembers whether reading it failed: a call
-// that fails for that says nothing of the server. A Read that fails since the
-// base has closed the body does not count: the base had given up before. The
-// base may read it after RoundTrip has returned.
+// requestBody is a request body that remembers whether reading it failed, or gave
+// less or more than the request's ContentLength: a call that fails for that says
+// nothing of the server. A Read that fails since the base has closed the body does
+// not count: the base had given up before. The base may read it after RoundTrip
+// has returned.
 type requestBody struct {
 	base   io.ReadCloser
+	length int64 // unknown if it is not above 0
+	read   int64 // by one Read at a time
 	closed atomic.Bool
 	broken atomic.Bool
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.base.Read(p)
-	if err != nil && err != io.EOF && !b.closed.Load() {
+	b.read += int64(n)
+	if b.fails(err) && !b.closed.Load() {
 		b.broken.Store(true)
 	}
 	return n, err
+}
+
+// fails reports whether a Read that ended with err tells that the body is broken.
+func (b *requestBody) fails(err error) bool {
+	switch {
+	case b.length > 0 && b.read > b.length:
+		return true
+	case err == io.EOF: //nolint:errorlint // a reader at its end returns io.EOF itself
+		return b.length > 0 && b.read < b.length
+	}
+	return err != nil
 }
 
 func (b *requestBody) Close() error {

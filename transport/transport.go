@@ -117,7 +117,8 @@ var (
 //   - that of core.Classify if there was no response, or if its body failed and
 //     the Outcome was Success: the caller's cancellation is Ignored, all else,
 //     a missed deadline and a stream that breaks off included, is Failure,
-//   - Ignored, if the call failed because the request's body could not be read.
+//   - Ignored, if the call failed because the request's body could not be read, or
+//     is not as long as the request's ContentLength says.
 //
 // The Latency is the time to the headers, so that a long stream is no slow call;
 // without headers there is none, and a guard takes the time since Acquire. A
