@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -49,6 +50,9 @@ func TestAllocations(t *testing.T) {
 		"token bucket":          {Guard(bucket), 0},
 		"breaker":               {Guard(breaker), 1},
 		"both in one":           {Guard(core.Chain(bucket, breaker)), 1},
+		"recover":               {Recover(RecoverConfig{}), 1},
+		"deadline":              {newDeadline(t, DeadlineConfig{Timeout: time.Hour}), 6},
+		"route":                 {GuardBy(newRoutes(t, circuit.Config{}), oneKey), 1},
 	} {
 		h := row.mw(http.HandlerFunc(ok))
 		w, r := &discard{header: http.Header{}}, httptest.NewRequest("GET", "/", nil)
@@ -71,6 +75,9 @@ func BenchmarkGuard(b *testing.B) {
 		{"token-bucket", Guard(bucket)},
 		{"breaker", Guard(breaker)},
 		{"bucket-breaker", Guard(core.Chain(bucket, breaker))},
+		{"recover", Recover(RecoverConfig{})},
+		{"deadline", newDeadline(b, DeadlineConfig{Timeout: time.Hour})},
+		{"route", GuardBy(newRoutes(b, circuit.Config{}), oneKey)},
 		{"refused", Guard(&fakeGuard{refusal: &core.Rejection{Reason: core.CircuitOpen}})},
 	} {
 		h := row.mw(http.HandlerFunc(ok))

@@ -7,12 +7,22 @@
 //		Headers:   httpmw.HeadersDraft11,
 //		SkipPaths: []string{"/healthz"},
 //	})
+//	deadline, err := httpmw.Deadline(httpmw.DeadlineConfig{Timeout: 10 * time.Second})
 //	protect := httpmw.Chain(
-//		perClient,              // quota: 429
-//		httpmw.Guard(bulkhead), // capacity: 503
-//		httpmw.Guard(breaker),
+//		httpmw.Recover(httpmw.RecoverConfig{}), // panics: 500
+//		perClient,                              // quota: 429
+//		httpmw.Guard(bulkhead),                 // capacity: 503
+//		deadline,                               // time: 503
 //	)
 //	http.ListenAndServe(addr, protect(shop))
+//
+// That is the order for most services: what is cheap to refuse comes first, the
+// time that a request waits for a place is not its own, and a breaker learns from
+// deadlines that are missed. Breakers are best by route, so they stand around the
+// handlers, inside of the mux: [GuardBy] with a *circuit.Group and [KeyPattern].
+//
+//	perRoute := httpmw.GuardBy(breakers, httpmw.KeyPattern)
+//	shop.Handle("POST /buy", perRoute(buy))
 //
 // # What a guard is told
 //
@@ -24,7 +34,11 @@
 //   - Failure for any other status of 5xx, with a [StatusError], unless the
 //     client had gone when it was written, or so little time was left when the
 //     request came that nothing could have been done (see core.ClassifyLeft);
-//   - Failure with core.ErrNoReturn for a panic and for runtime.Goexit;
+//   - Failure with core.ErrNoReturn for a panic, also for one that [Recover] has
+//     answered for, and for runtime.Goexit;
+//   - Failure with context.DeadlineExceeded, under the same conditions as a 5xx,
+//     where nothing was written until the deadline of the request's context had
+//     passed: whoever has set it answers, as [Deadline] does;
 //   - Throttled for 429. The answer's own Retry-After is not passed on: it was
 //     meant for that client, not for the handler;
 //   - Ignored for a panic with http.ErrAbortHandler, for 408, which tells of a
@@ -39,11 +53,13 @@
 // A request that a guard further in refused has not started, as far as the
 // guards around it are concerned: their permits are cancelled, and the 503 of
 // an open breaker is no failure of what stands in front of it. This holds for
-// guards nested directly, as [Chain] nests them, and across other middleware
-// for guards that want the result and limits with a CostAfter, if the writers in
-// between have the Unwrap method that http.ResponseController asks for. Behind a writer without it,
-// and behind http.TimeoutHandler, a refusal is the plain 429 or 503 that it is
-// on the wire.
+// guards nested directly, as [Chain] nests them with [Recover] and [Deadline] among
+// them. Across other middleware and a mux it holds for guards that want the
+// result, limits with a CostAfter, and whatever stands right in front of one of
+// those, of Recover or of Deadline, if the writers in between have the Unwrap
+// method that http.ResponseController asks for. Behind a writer without it, and
+// behind http.TimeoutHandler, a refusal is the plain 429 or 503 that it is on the
+// wire.
 //
 // # Whose request it is
 //

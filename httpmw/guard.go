@@ -93,16 +93,41 @@ const (
 // guarded is a handler behind a gate.
 type guarded struct {
 	gate
-	next  http.Handler
-	inner *guarded // next, if that is a guard too
+	link
 	epoch time.Time
 }
 
 func behind(g gate) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
-		inner, _ := next.(*guarded)
-		return &guarded{gate: g, next: next, inner: inner, epoch: time.Now()}
+		return &guarded{gate: g, link: linkTo(next), epoch: time.Now()}
 	}
+}
+
+// link is the handler behind a middleware of this package.
+type link struct {
+	next  http.Handler
+	inner server // next, if that is a middleware of this package too
+}
+
+// server is a Handler that tells whether a guard refused the request, so that
+// the permits of all guards in front of that are cancelled, also of those that
+// have no recorder to be told by.
+type server interface {
+	serve(http.ResponseWriter, *http.Request) (wasRefused bool)
+}
+
+func linkTo(next http.Handler) link {
+	inner, _ := next.(server)
+	return link{next, inner}
+}
+
+// call runs the handler.
+func (l *link) call(w http.ResponseWriter, r *http.Request) (wasRefused bool) {
+	if l.inner != nil {
+		return l.inner.serve(w, r)
+	}
+	l.next.ServeHTTP(w, r)
+	return false
 }
 
 func (g *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.serve(w, r) }
@@ -129,15 +154,6 @@ func (g *guarded) serve(w http.ResponseWriter, r *http.Request) (wasRefused bool
 	return wasRefused
 }
 
-// call runs what is behind the guard.
-func (g *guarded) call(w http.ResponseWriter, r *http.Request) (wasRefused bool) {
-	if g.inner != nil {
-		return g.inner.serve(w, r)
-	}
-	g.next.ServeHTTP(w, r)
-	return false
-}
-
 // watch is serve for a permit that wants the result, or a cost that is known
 // only afterwards.
 func (g *guarded) watch(w http.ResponseWriter, r *http.Request, p *core.Permit) (wasRefused bool) {
@@ -152,6 +168,9 @@ func (g *guarded) watch(w http.ResponseWriter, r *http.Request, p *core.Permit) 
 	}
 	return rec.refused
 }
+
+// newClock is for recorders that watch for something other than a guard.
+func newClock() *guarded { return &guarded{epoch: time.Now()} }
 
 // now is the time since the epoch, on the monotonic clock. It costs about half
 // of time.Now.

@@ -29,6 +29,12 @@ type recorder struct {
 	outcome core.Outcome  // what the answer says
 	refused bool          // a guard further in refused the request
 	costed  bool          // costAfter was asked
+	thrown  bool          // the handler panicked, and somebody further in answers for it
+	copying bool          // ReadFrom has begun, and has not returned
+
+	// What Deadline has told of itself.
+	doomed context.Context // the handler's, if its caller left it less than core.MinTime
+	missed bool            // the answer is Deadline's own
 
 	returned bool // the handler did
 }
@@ -61,11 +67,42 @@ func (rec *recorder) WriteString(s string) (int, error) {
 	return n, err
 }
 
-// Unwrap is for http.ResponseController.
-func (rec *recorder) Unwrap() http.ResponseWriter { return rec.base }
+// FlushError is for http.ResponseController. It is there whatever the base has,
+// as a base without it may still have a writer below that can flush, and the
+// header must not go out unnoticed.
+func (rec *recorder) FlushError() error {
+	if _, ok := rec.base.(http.Flusher); ok {
+		rec.note(http.StatusOK) // in time for the latency
+	}
+	err := http.NewResponseController(rec.base).Flush()
+	if !errors.Is(err, http.ErrNotSupported) {
+		rec.note(http.StatusOK)
+	}
+	return err
+}
 
-// markRefused notes that the request went no further than a guard inside.
-func (rec *recorder) markRefused() { rec.refused = true }
+// Unwrap is for http.ResponseController. Where the base cannot be hijacked but a
+// writer below it can, it is the base with a Hijack that is noticed.
+func (rec *recorder) Unwrap() http.ResponseWriter {
+	w := rec.base
+	for {
+		if _, ok := w.(http.Hijacker); ok {
+			break
+		}
+		around, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return rec.base
+		}
+		w = around.Unwrap()
+	}
+	if w == rec.base {
+		return w
+	}
+	return hijackedBelow{rec}
+}
+
+// self is the recorder in a writer that has more interfaces.
+func (rec *recorder) self() *recorder { return rec }
 
 // note takes the status of the answer, once, and judges it at that moment: a
 // client that leaves afterwards does not undo a failure.
@@ -79,12 +116,16 @@ func (rec *recorder) noteAt(status int, latency time.Duration) {
 	rec.status = int32(status)    // the base took it, so it is at most 999
 	rec.latency = max(1, latency) // 0 would mean that it is not known
 	switch {
+	case rec.missed && rec.doomed == nil:
+		rec.outcome = core.Failure // whether or not the client still waits
+	case rec.missed || status == http.StatusRequestTimeout:
+		rec.outcome = core.Ignored
 	case status == http.StatusTooManyRequests:
 		rec.outcome = core.Throttled
-	case status == http.StatusRequestTimeout:
-		rec.outcome = core.Ignored
 	case status < 500 || status == http.StatusNotImplemented:
 		rec.outcome = core.Success
+	case rec.doomed != nil && deadlinePassed(rec.doomed):
+		rec.outcome = core.Ignored
 	default:
 		rec.outcome = core.ClassifyLeft(rec.request.Context(), StatusError(status), rec.left)
 	}
@@ -94,15 +135,43 @@ func (rec *recorder) noteAt(status int, latency time.Duration) {
 func (rec *recorder) result() core.Result {
 	r := core.Result{Outcome: rec.outcome, Latency: rec.latency, Cost: rec.cost()}
 	if rec.status == 0 {
-		r.Outcome = core.Success // net/http answers 200
+		r.Outcome, r.Err = rec.silent()
 	}
-	if rec.outcome == core.Failure {
+	switch {
+	case rec.thrown:
+		r.Outcome, r.Err = core.Failure, core.ErrNoReturn
+	case rec.outcome != core.Failure:
+	case rec.missed:
+		r.Err = context.DeadlineExceeded
+	default:
 		r.Err = StatusError(rec.status)
 	}
 	if r.Outcome == core.Success && rec.status != http.StatusSwitchingProtocols && rec.clientLeft() {
 		r.Outcome = core.Ignored
 	}
 	return r
+}
+
+// silent is the outcome of a handler that wrote nothing: net/http answers 200 for
+// it. But who gives up when its deadline passes leaves the answer to whoever has
+// set that.
+func (rec *recorder) silent() (core.Outcome, error) {
+	ctx := rec.request.Context()
+	if !deadlinePassed(ctx) {
+		return core.Success, nil
+	}
+	o := core.ClassifyLeft(ctx, context.DeadlineExceeded, rec.left)
+	if o == core.Failure {
+		return o, context.DeadlineExceeded
+	}
+	return o, nil
+}
+
+// deadlinePassed reports whether the deadline of ctx has passed, and nothing else
+// has ended ctx before.
+func deadlinePassed(ctx context.Context) bool {
+	err := ctx.Err()
+	return errors.Is(err, context.DeadlineExceeded) || err == nil && core.TimeLeft(ctx) <= 0
 }
 
 // clientLeft reports whether the client has gone, or whoever else may cancel
@@ -144,7 +213,7 @@ func (rec *recorder) abandon(p *core.Permit) {
 		defer func() { p.Finish(ctx, rec.failed()) }() // it may not return either
 	}
 	switch {
-	case thrown != http.ErrAbortHandler:
+	case thrown != http.ErrAbortHandler || rec.thrown:
 		r := rec.failed()
 		if !rec.returned {
 			r.Cost = rec.cost()

@@ -3,6 +3,7 @@ package httpmw
 import (
 	"encoding/json"
 	"errors"
+	"iter"
 	"math"
 	"net/http"
 	"strconv"
@@ -119,15 +120,35 @@ func keylessStatus(err error) int {
 // markRefused tells the guards around w that want the result that the request
 // went no further.
 func markRefused(w http.ResponseWriter) {
-	for w != nil {
-		if rec, ok := w.(interface{ markRefused() }); ok {
-			rec.markRefused()
+	for rec := range recordersAround(w) {
+		rec.refused = true
+	}
+}
+
+// markThrown tells them that the handler panicked, whatever comes now.
+func markThrown(w http.ResponseWriter) {
+	for rec := range recordersAround(w) {
+		rec.thrown, rec.refused = true, false
+	}
+}
+
+// recordersAround are those that can be told, from the innermost on.
+func recordersAround(w http.ResponseWriter) iter.Seq[*recorder] {
+	return func(yield func(*recorder) bool) {
+		for w != nil {
+			switch around := w.(type) {
+			case interface{ self() *recorder }:
+				rec := around.self()
+				if !yield(rec) {
+					return
+				}
+				w = rec.base
+			case interface{ Unwrap() http.ResponseWriter }:
+				w = around.Unwrap()
+			default:
+				return
+			}
 		}
-		around, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return
-		}
-		w = around.Unwrap()
 	}
 }
 

@@ -19,27 +19,30 @@ type (
 )
 
 // Flush sends the header, so it implies status 200.
-func (f flusher) Flush() { _ = f.FlushError() }
-
-// FlushError is Flush for http.ResponseController.
-func (f flusher) FlushError() error {
-	f.flushes.note(http.StatusOK)
-	if base, ok := f.flushes.base.(interface{ FlushError() error }); ok {
-		return base.FlushError()
-	}
-	f.flushes.base.(http.Flusher).Flush()
-	return nil
-}
+func (f flusher) Flush() { _ = f.flushes.FlushError() }
 
 // Hijack is an answer in itself: what is said on the connection from then on
 // is not ours to judge.
-func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := h.hijacks.base.(http.Hijacker).Hijack()
+func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return h.hijacks.hijack() }
+
+func (rec *recorder) hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(rec.base).Hijack()
 	if err == nil {
-		h.hijacks.note(http.StatusSwitchingProtocols)
+		rec.note(http.StatusSwitchingProtocols)
 	}
 	return conn, buffered, err
 }
+
+// hijackedBelow is the base of a recorder that can be hijacked only through its
+// own Unwrap.
+type hijackedBelow struct{ rec *recorder }
+
+func (h hijackedBelow) Header() http.Header         { return h.rec.base.Header() }
+func (h hijackedBelow) WriteHeader(status int)      { h.rec.base.WriteHeader(status) }
+func (h hijackedBelow) Write(b []byte) (int, error) { return h.rec.base.Write(b) }
+func (h hijackedBelow) Unwrap() http.ResponseWriter { return h.rec.base }
+
+func (h hijackedBelow) Hijack() (net.Conn, *bufio.ReadWriter, error) { return h.rec.hijack() }
 
 // ReadFrom implies status 200 with the first byte, and not before: when src
 // fails at once, the handler can still answer with an error. The time to the
@@ -50,7 +53,9 @@ func (f readerFrom) ReadFrom(src io.Reader) (int64, error) {
 	if rec.status == 0 {
 		latency = rec.guard.now() - rec.started
 	}
+	rec.copying = true
 	n, err := rec.base.(io.ReaderFrom).ReadFrom(src)
+	rec.copying = false
 	rec.bytes += n
 	if n > 0 && rec.status == 0 {
 		rec.noteAt(http.StatusOK, latency)
