@@ -1,6 +1,7 @@
 package surgewall_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -91,13 +93,55 @@ func check(err error) {
 }
 
 // The examples in the README are those above.
+func Example_perHost() {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	defer upstream.Close()
+	// readme: begin
+	hosts, err := circuit.NewGroup(circuit.GroupConfig[transport.Origin]{
+		Config: circuit.Config{
+			Name:             "hosts",
+			FailureThreshold: 5,  // failures in a row open it, or
+			FailurePercent:   50, // half of the calls of 10 s, or
+			SlowPercent:      80, // most of them being slow
+			SlowCall:         2 * time.Second,
+			OpenFor:          5 * time.Second,
+			OpenGrowth:       2, // 10 s next time, then 20
+			RampFor:          30 * time.Second,
+		},
+	})
+	check(err)
+	perHost, err := transport.GuardBy(hosts, transport.OriginOf, nil)
+	check(err)
+	client := &http.Client{Transport: perHost}
+	// readme: end
+	for range 6 {
+		resp, err := client.Get(upstream.URL)
+		if errors.Is(err, circuit.ErrOpen) {
+			fmt.Println("not sent")
+			continue
+		}
+		check(err)
+		resp.Body.Close()
+		fmt.Println(resp.StatusCode)
+	}
+	// Output:
+	// 502
+	// 502
+	// 502
+	// 502
+	// 502
+	// not sent
+}
+
 func TestReadme(t *testing.T) {
 	source, err := os.ReadFile("example_test.go")
 	require.NoError(t, err)
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	blocks := strings.Split(string(source), "\t// readme: begin\n")[1:]
-	require.Len(t, blocks, 2)
+	require.Len(t, blocks, 3)
 	for _, code := range blocks {
 		code, _, found := strings.Cut(code, "\t// readme: end\n")
 		require.True(t, found)
