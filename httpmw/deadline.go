@@ -145,7 +145,11 @@ func (h *deadlined) serve(w http.ResponseWriter, r *http.Request) (wasRefused bo
 // run calls the handler with a copy of r that has ctx.
 func (h *deadlined) run(w http.ResponseWriter, r *http.Request, ctx context.Context) (wasRefused bool) {
 	within := r.WithContext(ctx)
-	defer func() { r.Pattern = within.Pattern }()
+	defer func() {
+		if within.Pattern != r.Pattern {
+			r.Pattern = within.Pattern
+		}
+	}()
 	return h.call(w, within)
 }
 

@@ -9,6 +9,8 @@ import (
 // GuardBy is Guard for a KeyedGuard: a limit per client, a breaker per route.
 // key names the guard that a request is for. It is called once for each
 // request, concurrently, before anything is held; it should not read the body.
+// For a breaker per route, keyed is a *circuit.Group, key is KeyPattern, and the
+// middleware goes around the handlers that a mux has, not around the mux.
 //
 // A request whose key cannot be told is not admitted, under no key at all: if
 // key returns an error, the answer is the status of the StatusError in it, 429
