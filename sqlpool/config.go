@@ -81,7 +81,9 @@ type Config struct {
 	Guard core.Guard
 
 	// DialGuard is asked before each dial, such as a breaker or a limit for all
-	// pools of a server. Default nil: no guard.
+	// pools of a server. It learns how the server fared: see Outcome. So a login
+	// that the server refuses, as for a wrong password, does not keep other
+	// pools from dialling. Default nil: no guard.
 	DialGuard core.Guard
 
 	// Observer hears the pool's events: see pool.Config. Default nil: nobody.
@@ -216,7 +218,7 @@ func (c *Config) poolConfig(d *dialer, name string) pool.Config[*conn] {
 		UnavailableAfter: c.UnavailableAfter,
 		MaxDials:         c.MaxDials,
 		DialTimeout:      c.DialTimeout,
-		DialGuard:        c.DialGuard,
+		DialGuard:        guardDials(c.DialGuard),
 		Observer:         c.Observer,
 	}
 	if d != nil {

@@ -91,10 +91,10 @@ func (s *session) note(ctx context.Context, err error) {
 		return
 	}
 	o := core.Ignored
-	state, ok := sqlState(err)
+	class, ok := judge(err)
 	switch {
 	case ok:
-		s.gone = s.gone || classOf(state).gone
+		s.gone = s.gone || class.gone || wentReadOnly(err, s.pgx.PgConn())
 		o = outcome(ctx, err, s.left)
 		s.answered = true
 	case errBadConn(err):
