@@ -26,9 +26,10 @@ type WrapConfig struct {
 	Guard core.Guard
 
 	// Outcome says what the error of a statement means for the guard. It is
-	// never asked about driver.ErrSkip and driver.ErrBadConn: nothing was sent,
-	// and the permit is cancelled; inside a transaction or among rows, a
-	// connection that went bad is a core.Failure.
+	// never asked about driver.ErrSkip and driver.ErrBadConn. With these nothing
+	// was sent, and the permit is cancelled, but for a bad connection that was
+	// in use: inside a transaction or among rows, or at its first statement,
+	// as it was dialled for that, it is a core.Failure.
 	//
 	// Default: the package's Outcome for an error with a SQLSTATE, which it
 	// knows by a method SQLState() string, and for one that core.Mark marked;
@@ -129,8 +130,12 @@ func (c *call) abandon(returned *bool) {
 // done finishes the permit with what the driver made of a statement alone or
 // of a BEGIN. When database/sql will try that again, another way or on another
 // connection, it has not been run, and asks the guard again.
-func (c *call) done(err error) {
-	if errors.Is(err, driver.ErrSkip) || errBadConn(err) {
+//
+// A connection that is bad and was not stale, since it is new, says that the
+// server is: some drivers, lib/pq among them, tell of a session that the server
+// ended by driver.ErrBadConn alone.
+func (c *call) done(err error, stale bool) {
+	if errors.Is(err, driver.ErrSkip) || errBadConn(err) && (stale || c.ctx.Err() != nil) {
 		c.permit.Cancel()
 		return
 	}
@@ -185,12 +190,12 @@ func (c *call) txRows(ctx context.Context, r driver.Rows) driver.Rows {
 }
 
 // telling reports whether err, of any driver, says something of the server: by
-// a SQLSTATE, by core.Mark, or as an error of the kind that a server which is
-// gone or silent causes.
+// a SQLSTATE, by core.Mark, as an answer that was not expected, or as an error of
+// the kind that a server which is gone or silent causes.
 func telling(err error) bool {
 	_, state := sqlState(err)
 	_, marked := core.Marked(err)
 	_, network := errors.AsType[net.Error](err)
-	return state || marked || network || errBadConn(err) || errors.Is(err, context.DeadlineExceeded) ||
+	return state || marked || network || answered(err) || errBadConn(err) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }

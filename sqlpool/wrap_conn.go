@@ -31,8 +31,9 @@ type (
 // without it. The rest are added by wrapDriverConn.
 type wrapConn struct {
 	driver.Conn
-	g  *guarded
-	tx *call // the transaction that is open
+	g      *guarded
+	tx     *call // the transaction that is open
+	served bool  // a statement was run, or answered: if the connection is bad now, it has become so
 }
 
 // The interfaces whose presence alone changes what database/sql does:
@@ -235,9 +236,10 @@ func (c *wrapConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.T
 	returned = true
 	k.heard()
 	if err != nil {
-		k.done(err)
+		c.done(k, err)
 		return nil, err
 	}
+	c.served = true
 	c.tx = k
 	return &wrapTx{tx, c}, nil
 }
@@ -325,10 +327,17 @@ func (c *wrapConn) start(ctx context.Context, fn func() error, keep bool) (*call
 	returned = true
 	k.heard()
 	if err != nil || !keep {
-		k.done(err)
+		c.done(k, err)
 		return nil, err
 	}
+	c.served = true
 	return k, nil
+}
+
+// done ends the call of a statement alone, or of a BEGIN that failed.
+func (c *wrapConn) done(k *call, err error) {
+	k.done(err, c.served)
+	c.served = c.served || !errors.Is(err, driver.ErrSkip) && !errBadConn(err)
 }
 
 // inTx calls the driver for a statement of the transaction that is open.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"reflect"
@@ -177,21 +178,57 @@ func TestWrapOutcomeIsTheUsersOwn(t *testing.T) {
 	require.Equal(t, []core.Outcome{core.Throttled}, outcomes)
 }
 
-// database/sql tries a bad connection's statement again; each try asks, and
-// those that were not run are cancelled.
+// database/sql tries a bad connection's statement again, and each try asks. What
+// was found to be bad since its last use was not run, and teaches nothing; what
+// was dialled for the statement and is bad tells of the server.
 func TestWrapPassesErrBadConn(t *testing.T) {
-	g := &spy{}
-	db, m := mock(t, WrapConfig{Guard: g})
-	for range 3 {
-		m.ExpectExec("x").WillReturnError(driver.ErrBadConn)
-		m.ExpectClose()
+	for _, begin := range []bool{false, true} {
+		t.Run(fmt.Sprint("begin ", begin), func(t *testing.T) {
+			g := &spy{}
+			db, m := mock(t, WrapConfig{Guard: g, Outcome: func(context.Context, error) core.Outcome { return core.Throttled }})
+			run := func() error { _, err := db.ExecContext(t.Context(), "x"); return err }
+			fail := func() { m.ExpectExec("x").WillReturnError(driver.ErrBadConn) }
+			if begin {
+				run = func() error { _, err := db.BeginTx(t.Context(), nil); return err }
+				fail = func() { m.ExpectBegin().WillReturnError(driver.ErrBadConn) }
+			}
+			m.ExpectExec("first").WillReturnResult(sqlmock.NewResult(0, 0))
+			_, err := db.ExecContext(t.Context(), "first")
+			require.NoError(t, err)
+			for range 3 {
+				fail()
+				m.ExpectClose()
+			}
+			require.Equal(t, driver.ErrBadConn, run())
+			require.Equal(t, 1, g.canceled)
+			_, outcomes := g.take()
+			require.Equal(t, []core.Outcome{core.Success, core.Failure, core.Failure}, outcomes)
+			require.Zero(t, g.held())
+		})
 	}
-	_, err := db.ExecContext(t.Context(), "x")
-	require.Equal(t, driver.ErrBadConn, err)
-	require.Equal(t, 3, g.canceled)
+}
+
+// badConn is bad, as pgx's driver says also where the context had ended before
+// anything was sent.
+type badConn struct{ bareConn }
+
+func (*badConn) ExecContext(context.Context, string, []driver.NamedValue) (driver.Result, error) {
+	return nil, driver.ErrBadConn
+}
+
+func TestWrapNewConnectionThatWasNotUsedTeachesNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	g := &spy{}
+	c, err := Wrap(oneConnector{&badConn{}}, WrapConfig{Guard: g}).Connect(ctx)
+	require.NoError(t, err)
+	cancel()
+	for _, ctx := range []context.Context{ctx, t.Context()} { // the second: nothing was run as yet
+		_, err = c.(driver.ExecerContext).ExecContext(ctx, "x", nil)
+		require.Equal(t, driver.ErrBadConn, err)
+	}
+	require.Equal(t, 1, g.canceled)
 	_, outcomes := g.take()
-	require.Empty(t, outcomes)
-	require.Zero(t, g.held())
+	require.Equal(t, []core.Outcome{core.Failure}, outcomes)
 }
 
 func TestWrapWithoutGuardIsTheConnector(t *testing.T) {
