@@ -60,9 +60,6 @@ type Breaker struct {
 	// ends and so makes room, or 0 while there is room. Written under mu.
 	full atomic.Int64
 
-	// known is whether there have been MinCalls in this generation.
-	known atomic.Bool
-
 	name        string
 	clock       clock.Clock
 	probesTaken *core.Rejection
@@ -193,6 +190,9 @@ func (b *Breaker) probe(w word, now int64) (id uint64, current bool) {
 // FinishPermit is core.Finisher's, and called by permits only.
 func (b *Breaker) FinishPermit(ctx context.Context, t core.Token, r core.Result) {
 	w, s := word(t.A), b.settings.Load()
+	if r.Outcome > core.Throttled {
+		r.Outcome = core.Ignored // there is no such Outcome
+	}
 	if s.simple && r.Outcome == core.Success && w.state() == Closed && b.current(w) {
 		if !s.Uncounted {
 			b.counts.Add(countSuccess, 1)
@@ -221,7 +221,7 @@ func (b *Breaker) FinishPermit(ctx context.Context, t core.Token, r core.Result)
 // goes back; nothing is counted.
 func (b *Breaker) CancelPermit(t core.Token) {
 	if w := word(t.A); w.state() == HalfOpen {
-		b.bookProbe(context.Background(), b.settings.Load(), w, t.B, core.Result{}, true)
+		b.bookProbe(context.Background(), w, t.B, core.Result{}, true)
 	}
 }
 
@@ -229,7 +229,7 @@ func (b *Breaker) CancelPermit(t core.Token) {
 // mark is the token's B: a probe's number, or when the call began.
 func (b *Breaker) book(ctx context.Context, s *settings, w word, mark uint64, r core.Result) (changed bool) {
 	if w.state() == HalfOpen {
-		return b.bookProbe(ctx, s, w, mark, r, false)
+		return b.bookProbe(ctx, w, mark, r, false)
 	}
 	slow := false
 	if s.Window > 0 || w&timed != 0 {
@@ -247,7 +247,7 @@ func (b *Breaker) book(ctx context.Context, s *settings, w word, mark uint64, r 
 
 // isSlow is for a call that ended so long after it was admitted.
 func (s *settings) isSlow(r core.Result, took int64) bool {
-	if r.Latency != 0 {
+	if r.Latency > 0 {
 		took = int64(r.Latency)
 	}
 	return s.SlowCall > 0 && r.Outcome != core.Ignored && took >= int64(s.SlowCall)
@@ -290,11 +290,11 @@ func (b *Breaker) judge(ctx context.Context, s *settings, w word, r core.Result,
 	// From then on the rates rise with bad calls alone.
 	bad := r.Outcome != core.Success
 	s.window.counted(w.generation(), bad, slow)
-	if known := b.known.Load(); known && !bad && !slow {
+	if known := s.known.Load() == w.generation()+1; known && !bad && !slow {
 		return false
 	} else if t := s.window.tally(); t.total >= uint64(s.MinCalls) {
 		if !known {
-			b.known.Store(true)
+			s.known.Store(w.generation() + 1)
 		}
 		if why, n := s.exceeded(t); why != "" {
 			return b.trip(ctx, w, why, n, r)

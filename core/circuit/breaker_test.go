@@ -478,8 +478,11 @@ func TestInspect(t *testing.T) {
 
 // A breaker leaves nothing behind: the package's goleak check would tell.
 func TestBreakersNeedNoClose(t *testing.T) {
+	before := goleak.IgnoreCurrent()
 	for range 1000 {
-		tripped(t, Config{FailureThreshold: 1})
+		tripped(t, Config{FailureThreshold: 1, FailurePercent: 50}).ForceOpen(time.Hour)
+		fail(t, newGroup(t, GroupConfig[int]{}), 1)
+		_, _ = newThrottle(t, ThrottleConfig{}).Acquire(t.Context(), core.Call{})
 	}
-	goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	goleak.VerifyNone(t, before)
 }

@@ -33,10 +33,11 @@ type change struct {
 
 // bookProbe counts and books the result of a probe. One that was finished before,
 // by a copy of its permit, or is of another generation changes nothing.
-func (b *Breaker) bookProbe(ctx context.Context, s *settings, w word, id uint64, r core.Result, cancelled bool) (changed bool) {
+func (b *Breaker) bookProbe(ctx context.Context, w word, id uint64, r core.Result, cancelled bool) (changed bool) {
 	now := b.clock.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	s := b.settings.Load()
 	began, known := int64(0), false
 	if b.current(w) {
 		began, known = b.probes.end(id)
@@ -80,8 +81,10 @@ func (b *Breaker) trip(ctx context.Context, w word, why string, n uint64, r core
 		return false
 	}
 	if w.state() == MetricsOnly {
+		// As if it had opened, what is out by now is of an older generation: many
+		// may come here at once, and only the first would have opened it.
 		b.wouldTrip++
-		b.beginLocked(now, b.load())
+		b.beginLocked(max(now, b.since), makeWord(w.generation()+1, MetricsOnly, b.load()&timed))
 		return false
 	}
 	b.trips++
@@ -136,9 +139,8 @@ func (b *Breaker) changeLocked(ctx context.Context, now int64, c change) {
 	b.beginLocked(now, next)
 }
 
-// beginLocked makes next the word, of which no result is known.
+// beginLocked makes next the word: a new generation, of which no result is known.
 func (b *Breaker) beginLocked(now int64, next word) {
-	b.known.Store(false)
 	b.run.Store(uint64(makeRun(next.generation(), 0)))
 	if w := b.settings.Load().window; w != nil {
 		w.begin(next.generation(), now)
@@ -155,8 +157,10 @@ func (b *Breaker) openTime(s *settings) time.Duration {
 			d = time.Duration(grown)
 		}
 	}
-	if share := time.Duration(s.OpenJitter * float64(d)); share > 0 {
-		d -= rand.N(share)
+	if share := s.OpenJitter * float64(d); share >= math.MaxInt64 {
+		d -= rand.N(d)
+	} else if share >= 1 {
+		d -= rand.N(time.Duration(share))
 	}
 	return d
 }

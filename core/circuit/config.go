@@ -3,6 +3,7 @@ package circuit
 import (
 	"cmp"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/surgewall/surgewall/core"
@@ -209,7 +210,7 @@ func (c Config) check(given Config) error {
 	return bad.Err()
 }
 
-// settings is a Config in force. It is immutable.
+// settings is a Config in force. It is immutable, but for known.
 type settings struct {
 	Config
 	window window // nil without rates
@@ -217,6 +218,11 @@ type settings struct {
 
 	// Of SuccessThreshold probes so many have to succeed, and so many may fail.
 	needed, allowed int
+
+	// known is 1 more than the newest generation in which there have been
+	// MinCalls, or 0. It says which, so that a result that is late does not make
+	// the rates known of a generation that has begun meanwhile.
+	known atomic.Uint64
 }
 
 // newSettings is for a Config that has been checked. It takes over the window of

@@ -48,6 +48,9 @@ func (b *Breaker) force(c change) {
 	}
 	now := b.clock.Now()
 	b.mu.Lock()
+	if b.load().state() == ForcedOpen && now >= b.open.Load().until {
+		b.restoreLocked(context.Background(), now, whyTime) // nobody has asked since then
+	}
 	switch from := b.load().state(); {
 	case from == c.to:
 		if c.period != nil {
@@ -110,7 +113,8 @@ func (b *Breaker) Reset() {
 
 // Reconfigure changes the conditions, times and counts of probes, while calls go
 // on. The breaker keeps its state, and what it knows of failures unless the
-// window is another; an open time that runs stays as it is. Name, the callbacks and
+// window is another; an open time or a ramp that runs stays as it is, and probes that
+// are out get the ProbeLease if it is shorter than theirs. Name, the callbacks and
 // Observer stay as they are, whatever cfg says. If cfg is bad, nothing
 // changes.
 func (b *Breaker) Reconfigure(cfg Config) error {
@@ -131,13 +135,13 @@ func (b *Breaker) Reconfigure(cfg Config) error {
 	if s.window != nil && s.window != old.window {
 		s.window.begin(b.load().generation(), now)
 	}
-	b.known.Store(false)
 	b.settings.Store(s)
 	if w := b.load(); w.state().judges() || w.state() == ForcedClosed {
 		b.word.Store(uint64(makeWord(w.generation(), w.state(), w&ramping|s.flags())))
 	}
 	b.full.Store(0)
 	if b.load().state() == HalfOpen {
+		b.probes.shorten(s.ProbeLease)
 		b.full.Store(b.probes.fullUntil(s.Probes))
 	}
 	b.mu.Unlock()

@@ -68,6 +68,9 @@ func (m *model) openNow() {
 }
 
 func (m *model) force(to State, d time.Duration) {
+	if m.state == ForcedOpen && !time.Now().Before(m.until) {
+		m.restore()
+	}
 	if !m.state.forced() {
 		m.below, m.belowUntil = m.state, m.until
 	}
@@ -196,6 +199,7 @@ func (m *model) end(c *call, o core.Outcome, cancel bool) {
 		if m.state == MetricsOnly {
 			m.wouldTrip++
 			m.begin()
+			m.generation++
 			return
 		}
 		m.openNow()

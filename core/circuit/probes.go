@@ -2,7 +2,9 @@ package circuit
 
 import (
 	"cmp"
+	"math"
 	"slices"
+	"time"
 )
 
 // probes are the calls that a half-open breaker has out. The zero probes has
@@ -61,6 +63,16 @@ func (p *probes) fullUntil(limit int) int64 {
 		return 0
 	}
 	return p.out[len(p.out)-limit].expires
+}
+
+// shorten makes lease the longest that a probe has.
+func (p *probes) shorten(lease time.Duration) {
+	elder := int64(math.MinInt64)
+	for i := range p.out {
+		e := &p.out[i]
+		e.expires = max(elder, min(e.expires, after(e.began, lease)))
+		elder = e.expires
+	}
 }
 
 // clear forgets all probes.
