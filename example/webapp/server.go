@@ -46,7 +46,7 @@ func (s *server) handler(purchases, watchers core.Guard) http.Handler {
 	mux.HandleFunc("GET /state", s.state)
 	mux.HandleFunc("GET /{$}", s.index)
 	mux.Handle("GET /page/", http.FileServerFS(page))
-	return secure(mux)
+	return secure(httpmw.Recover(httpmw.RecoverConfig{Answer: httpmw.RefuseWithProblem})(mux))
 }
 
 // secure sets what every answer needs.
