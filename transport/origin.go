@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Origin is where a request goes (RFC 9110, section 4.3.1): a key for
+// Origin is where a request goes (RFC 9110, section 4.3.1): a key for GuardBy and
 // RateLimitBy.
 type Origin struct {
 	Scheme string // in lower case
@@ -18,10 +18,11 @@ func (o Origin) String() string { return o.Scheme + "://" + o.Host }
 
 var errNoHost = errors.New("the request's URL has no host")
 
-// OriginOf is the origin of the request's URL, a key for RateLimitBy. It is the
-// same for https://API.example.com:443 and https://api.example.com; names that
-// only the DNS knows to be the same differ, and so do addresses that are written in
-// two ways. The error is for a URL without a host. It does not allocate where the host is in lower case.
+// OriginOf is the origin of the request's URL, a key for GuardBy and RateLimitBy. It
+// is the same for https://API.example.com:443 and https://api.example.com; names
+// that only the DNS knows to be the same differ, and so do addresses that are
+// written in two ways. The error is for a URL without a host. It does not allocate
+// where the host is in lower case.
 func OriginOf(req *http.Request) (Origin, error) {
 	if req.URL == nil || req.URL.Host == "" {
 		return Origin{}, errNoHost
