@@ -42,9 +42,12 @@ type GroupConfig[K comparable] struct {
 // key that is closed, knows of no failure and was not asked for lately, so that
 // it is as good as a new one; an open one never goes. If there is none, the new key
 // has no breaker: its calls are admitted, and counted in GroupStats.Overflowed.
-// Only then does a call look for one to forget, at a few of them.
+// Only then does a call look for one to forget, at a few of them, and not at the same
+// again for a 64th of IdleFor. A key that is open, forced or failing and never asked
+// for again keeps its place; Reset of its breaker, which All finds, gives it up.
 //
-// It is a core.KeyedGuard and core.Component, safe for concurrent use, has no
+// A key of an interface type whose value cannot be compared panics, as in a map. It is
+// a core.KeyedGuard and core.Component, safe for concurrent use, has no
 // goroutine and no timer, and needs no Close. A known key is found without a lock.
 // A nil *Group admits every call.
 type Group[K comparable] struct {
@@ -72,7 +75,8 @@ type Group[K comparable] struct {
 type groupShard[K comparable] struct {
 	known atomic.Pointer[map[K]*member] // read without a lock, and replaced when it changes
 	mu    sync.Mutex                    // held while known is replaced
-	_     [112]byte
+	next  atomic.Int64                  // when a search may look at it again
+	_     [104]byte
 }
 
 // member is a breaker of a Group.
@@ -87,6 +91,7 @@ const (
 	maxGroupKeys     = 1_000_000
 	keysPerGroup     = 64 // in a shard: it is copied for each that comes
 	shardsPerSearch  = 4
+	searchesPerIdle  = 64 // of a shard, within IdleFor
 )
 
 // NewGroup makes a Group without keys. The error lists every bad field of cfg;
@@ -165,6 +170,9 @@ func (g *Group[K]) All() iter.Seq2[K, *Breaker] {
 // there is no room. A key that is not equal to itself has none.
 func (g *Group[K]) add(s *groupShard[K], key K) *member {
 	if key != key || !g.room(s) {
+		if m := (*s.known.Load())[key]; m != nil {
+			return m // another call had the same key, and the last place
+		}
 		g.overflowed.Add(1)
 		return nil
 	}
@@ -202,19 +210,40 @@ func (g *Group[K]) breaker(key K) *Breaker {
 // room takes a place for one more key, if there is one or can be made. It looks
 // into the shard of the key and some others.
 func (g *Group[K]) room(s *groupShard[K]) bool {
+	if g.take() {
+		return true
+	}
+	now := g.clock.Now()
 	for range 1 + shardsPerSearch {
-		if g.keys.Add(1) <= g.most {
+		if g.forget(s, now); g.take() {
 			return true
 		}
-		g.keys.Add(-1)
-		g.forget(s, g.clock.Now())
 		s = &g.shards[g.hand.Add(1)&g.mask]
 	}
 	return false
 }
 
-// forget forgets the idle breakers of a shard.
+// take takes a place if one is free.
+func (g *Group[K]) take() bool {
+	for n := g.keys.Load(); n < g.most; n = g.keys.Load() {
+		if g.keys.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// forget forgets the idle breakers of a shard, unless that was tried a moment ago:
+// a flood of new keys does not look at the same breakers for each.
 func (g *Group[K]) forget(s *groupShard[K], now int64) {
+	next := s.next.Load()
+	if now < next || !s.next.CompareAndSwap(next, after(now, time.Duration(g.idleFor/searchesPerIdle))) {
+		return
+	}
+	g.forgetNow(s, now)
+}
+
+func (g *Group[K]) forgetNow(s *groupShard[K], now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var next map[K]*member

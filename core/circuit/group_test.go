@@ -3,8 +3,10 @@ package circuit
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -129,6 +131,176 @@ func TestGroupKeepsWhatTheWindowKnows(t *testing.T) {
 	})
 }
 
+// A flood of new keys for which there is no room looks through the others once in a
+// while, and not for each: else whoever chooses keys would choose what a call costs.
+func TestGroupSearchesSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 500
+		g := newGroup(t, GroupConfig[int]{MaxKeys: keys, IdleFor: 64 * time.Second})
+		ask := func() {
+			for key := range keys {
+				require.NotNil(t, g.Get(key))
+			}
+		}
+		flood := func() {
+			for key := range keys {
+				require.Nil(t, g.Get(keys+key))
+			}
+		}
+		seen := func() (n int) { // by a search since they were asked for
+			for i := range g.shards {
+				for _, m := range *g.shards[i].known.Load() {
+					if !m.asked.Load() {
+						n++
+					}
+				}
+			}
+			return n
+		}
+		for range 3 {
+			ask()
+			require.Zero(t, seen())
+			flood()
+			require.Equal(t, keys, seen())
+			ask()
+			time.Sleep(time.Second - 1)
+			flood()
+			require.Zero(t, seen())
+			time.Sleep(time.Nanosecond)
+		}
+		flood()
+		time.Sleep(64 * time.Second)
+		require.NotNil(t, g.Get(keys), "by then they are idle")
+		checkGroup(t, g)
+	})
+}
+
+// What the last shard that is looked at gives up is for the call that looked.
+func TestGroupGivesWhatItFinds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 16 * keysPerGroup
+		g := newGroup(t, GroupConfig[int]{MaxKeys: keys, IdleFor: time.Second})
+		shardOf := func(key int) uint64 { return maphash.Comparable(g.seed, key) & g.mask }
+		for key := range keys {
+			if g.Get(key); shardOf(key) != shardsPerSearch {
+				fail(t, g, key) // it stays
+			}
+		}
+		key := keys
+		for shardOf(key) <= shardsPerSearch {
+			key++
+		}
+		g.hand.Store(0) // the other shards are 1 to shardsPerSearch
+		require.True(t, g.Get(key) == nil)
+		time.Sleep(2 * time.Second)
+		g.hand.Store(0)
+		require.True(t, g.Get(key) != nil)
+	})
+}
+
+// A key that cannot be compared panics as in a map, and spoils nothing.
+func TestGroupKeyThatCannotBeCompared(t *testing.T) {
+	g := newGroup(t, GroupConfig[any]{Config: Config{FailureThreshold: 1}, MaxKeys: 3})
+	for range 3 {
+		require.Panics(t, func() { g.Get([]int{1}) })
+		require.Panics(t, func() { _, _ = g.AcquireKey(t.Context(), func() {}, core.Call{}) })
+	}
+	for _, key := range []any{"a", 1, int8(1)} {
+		fail(t, g, key)
+		require.ErrorIs(t, fail(t, g, key), ErrOpen)
+	}
+	require.Panics(t, func() { g.Get([]int{1}) })
+	require.Nil(t, g.Get(2))
+	checkGroup(t, g)
+}
+
+// A callback of the Group that panics or exits keeps no call from its result, and the
+// other callback hears of the change, too.
+func TestGroupCallbacks(t *testing.T) {
+	for _, bad := range []func(){func() { panic("listener") }, runtime.Goexit} {
+		synctest.Test(t, func(t *testing.T) {
+			var told []string
+			var g *Group[string]
+			g = newGroup(t, GroupConfig[string]{
+				Config: Config{FailureThreshold: 1, OpenFor: time.Second, SuccessThreshold: 1, OnStateChange: func(_, to State) {
+					told = append(told, to.String())
+					bad()
+				}},
+				OnStateChange: func(key string, _, to State) {
+					told = append(told, key+" "+to.String())
+					g.Stats()
+					require.NotNil(t, g.Get(key+"'")) // a new key, and no lock is held
+					bad()
+				},
+			})
+			var wg sync.WaitGroup
+			wg.Go(func() { fail(t, g, "a") })
+			wg.Wait()
+			require.Equal(t, []string{"open", "a open"}, told)
+			require.ErrorIs(t, fail(t, g, "a"), ErrOpen)
+			require.Equal(t, GroupStats{Keys: 2, MaxKeys: 10_000, Open: 1, Closed: 1}, g.Stats())
+			require.NotZero(t, g.Get("a").Stats().CallbackPanics)
+		})
+	}
+}
+
+// What still matters stays, however long it is idle: an open time, a force, probes, a
+// ramp. Afterwards a closed one makes room, and its key is as new.
+func TestGroupForgetsNothingThatMatters(t *testing.T) {
+	for name, prepare := range map[string]func(*testing.T, *Group[string]){
+		"failing": func(t *testing.T, g *Group[string]) { fail(t, g, "key") },
+		"open":    func(t *testing.T, g *Group[string]) { fail(t, g, "key"); fail(t, g, "key") },
+		"forced open": func(_ *testing.T, g *Group[string]) {
+			g.Get("key").ForceOpen(0)
+		},
+		"disabled":     func(_ *testing.T, g *Group[string]) { g.Get("key").Disable() },
+		"metrics only": func(_ *testing.T, g *Group[string]) { g.Get("key").MetricsOnly() },
+		"half-open": func(t *testing.T, g *Group[string]) {
+			fail(t, g, "key")
+			fail(t, g, "key")
+			time.Sleep(time.Minute)
+			admitted(t, g.Get("key"))
+		},
+		"reopened": func(t *testing.T, g *Group[string]) {
+			fail(t, g, "key")
+			fail(t, g, "key")
+			time.Sleep(time.Minute)
+			fail(t, g, "key")
+		},
+		"ramping": func(t *testing.T, g *Group[string]) {
+			fail(t, g, "key")
+			fail(t, g, "key")
+			time.Sleep(time.Minute)
+			calls(t, g.Get("key"), "S")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGroup(t, GroupConfig[string]{
+					Config:  Config{FailureThreshold: 2, OpenFor: time.Minute, OpenGrowth: 2, SuccessThreshold: 1, RampFor: time.Hour},
+					MaxKeys: 1, IdleFor: time.Second,
+				})
+				prepare(t, g)
+				for range 5 {
+					time.Sleep(2 * time.Second)
+					require.Nil(t, g.Get("other"))
+				}
+				if name == "ramping" {
+					time.Sleep(time.Hour)
+				} else {
+					for _, b := range g.All() {
+						b.Reset()
+					}
+					time.Sleep(time.Second)
+				}
+				require.NotNil(t, g.Get("other"))
+				require.EqualValues(t, 1, g.Stats().Evicted)
+				checkGroup(t, g)
+			})
+		})
+	}
+}
+
 func TestGroupReconfigure(t *testing.T) {
 	g := newGroup(t, GroupConfig[int]{Config: Config{Name: "g", FailureThreshold: 5}})
 	fail(t, g, 1)
@@ -185,7 +357,7 @@ func TestGroupUnderLoad(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				if g.keys.Load() > 200+16 { // each goroutine may be asking for a place
+				if g.keys.Load() > 200 {
 					t.Error("too many keys")
 				}
 			}
