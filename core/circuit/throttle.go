@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -21,10 +22,14 @@ type ThrottleConfig struct {
 	// Name is the name in rejections, events and reports. Default: "throttle".
 	Name string
 
-	// K is how many calls are let through for each that is accepted, 1 to 100.
-	// With 2, half of what reaches the other side may be refused by it before
-	// anything is refused here; with less, less goes to waste, and it takes
-	// longer to notice a recovery. Default: 2.
+	// K is how many calls are let through for each that is accepted, 1 to 100,
+	// rounded to thousandths. With 2, half of what reaches the other side may be
+	// refused by it before anything is refused here; with less, less goes to
+	// waste, and it takes longer to notice a recovery. After an outage in which
+	// nothing was accepted, with some thousands of calls in a Window, all are
+	// admitted again some 6 Windows after its end with 2, some 4 with 4, and
+	// some 40 with 1.1; with 1, it takes as many Windows as there are calls in
+	// one. Default: 2.
 	K float64
 
 	// Window is over how much time calls are counted, 10 ns to 24 h; it moves on
@@ -81,7 +86,7 @@ func NewThrottle(cfg ThrottleConfig) (*Throttle, error) {
 		return nil, err
 	}
 	t := &Throttle{
-		name: cfg.Name, k: uint64(cfg.K * 1000), observer: cfg.Observer, clock: clock.New(), window: cfg.Window,
+		name: cfg.Name, k: uint64(math.Round(cfg.K * 1000)), observer: cfg.Observer, clock: clock.New(), window: cfg.Window,
 		rejection: &core.Rejection{Guard: cfg.Name, Reason: core.Overloaded, Err: ErrThrottled},
 	}
 	t.history.init(cfg.Window, func() sums {

@@ -105,6 +105,89 @@ func TestThrottleSendsKTimesWhatIsAccepted(t *testing.T) {
 	})
 }
 
+// After an outage nearly all calls are refused, but never all, so that those which are
+// admitted find out that it is over.
+func TestThrottleRecovers(t *testing.T) {
+	for _, k := range []float64{1.5, 2, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			th := newThrottle(t, ThrottleConfig{K: k, Window: 10 * time.Second})
+			call := func(o core.Outcome) float64 {
+				if p, err := th.Acquire(t.Context(), core.Call{}); err == nil {
+					p.Done(t.Context(), o)
+				}
+				time.Sleep(10 * time.Millisecond)
+				return th.Stats().RefusedPart
+			}
+			for range 100 * 60 {
+				require.Zero(t, call(core.Success))
+			}
+			for range 100 * 300 {
+				require.Less(t, call(core.Failure), 1.0)
+			}
+			require.Greater(t, th.Stats().RefusedPart, 0.99)
+			recovered := time.Now()
+			for call(core.Success) > 0 {
+				require.Less(t, time.Since(recovered), 10*time.Minute)
+			}
+			for range 1000 {
+				require.Less(t, call(core.Success), 0.2)
+			}
+			s := th.Stats()
+			require.Greater(t, s.Accepts, uint64(800))
+		})
+	}
+}
+
+// What is refused is the part that the formula says, of as many calls as there are.
+func TestThrottleRefusesThatPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := newThrottle(t, ThrottleConfig{})
+		th.counts.Add(countRequests, 1_000_000_000)
+		th.counts.Add(countAccepts, 400_000_000)
+		require.InDelta(t, 0.2, th.Stats().RefusedPart, 1e-6)
+		for range 10_000 {
+			p, _ := th.Acquire(t.Context(), core.Call{})
+			p.Done(t.Context(), core.Failure)
+		}
+		// Six standard deviations of 40.
+		require.InDelta(t, 2000, float64(th.Stats().Refused), 240)
+	})
+}
+
+// Counters that disagree, since calls ended in another window than they began in, are
+// no negative numbers.
+func TestThrottleIsNeverNegative(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := newThrottle(t, ThrottleConfig{Window: 10 * time.Second})
+		var out []core.Permit
+		for range 30 {
+			p, err := th.Acquire(t.Context(), core.Call{})
+			if err == nil {
+				out = append(out, p.Take())
+			}
+		}
+		time.Sleep(time.Minute)
+		for i := range out {
+			if i%2 == 0 {
+				out[i].Cancel()
+			} else {
+				out[i].Done(t.Context(), core.Success)
+			}
+			s := th.Stats()
+			require.Zero(t, s.Requests)
+			require.Zero(t, s.RefusedPart)
+		}
+		_, err := th.Acquire(t.Context(), core.Call{})
+		require.NoError(t, err)
+	})
+}
+
+func TestThrottleRoundsK(t *testing.T) {
+	for _, k := range []float64{1.005, 1.1, 2, 16.001, 100} {
+		require.Contains(t, newThrottle(t, ThrottleConfig{K: k}).Inspect().Settings, core.Setting{Name: "K", Value: k})
+	}
+}
+
 // A throttle and a breaker in a chain: what the breaker refuses is none of the
 // throttle's calls.
 func TestThrottleInFrontOfABreaker(t *testing.T) {
