@@ -116,7 +116,8 @@ func New(cfg Config) (*Breaker, error) {
 // ErrRamping. The first call after the open time is a probe. The cost of a
 // call does not matter. Acquire allocates nothing, unless it changes the state.
 //
-// A permit that was copied and finished twice counts twice, but a probe's once.
+// A permit that was copied and finished twice counts twice, but a probe's only in
+// Stats.
 func (b *Breaker) Acquire(ctx context.Context, call core.Call) (core.Permit, error) {
 	if b == nil {
 		return core.Permit{}, nil

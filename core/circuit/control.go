@@ -68,8 +68,9 @@ func (b *Breaker) force(c change) {
 
 // ClearForce ends what ForceOpen, ForceClosed, Disable or MetricsOnly began. What
 // the breaker was before, it is again: an open one is open for as long as it would
-// have been, a half-open one begins anew with its probes, and a closed one with
-// what it knows of failures. It does nothing if nothing is forced.
+// have been, a half-open one begins anew with its probes, and a closed one anew too:
+// without the failures that it knew of, and without a ramp. It does nothing if nothing
+// is forced.
 func (b *Breaker) ClearForce() {
 	if b == nil {
 		return

@@ -175,6 +175,77 @@ func ExampleBreaker_MetricsOnly() {
 	// Output: metrics_only 5 failures, 2 times it would have opened
 }
 
+// Calls go on whatever their results are, as if there were no breaker.
+func ExampleBreaker_Disable() {
+	breaker, _ := circuit.New(circuit.Config{FailureThreshold: 1})
+	fail := func(context.Context) error { return errors.New("down") }
+	breaker.Disable()
+	for range 3 {
+		fmt.Println(core.Do(context.Background(), breaker, fail), breaker.State())
+	}
+	fmt.Println(breaker.Stats().Failures, "counted")
+	// Output:
+	// down disabled
+	// down disabled
+	// down disabled
+	// 0 counted
+}
+
+// Results are counted, and do not open the breaker.
+func ExampleBreaker_ForceClosed() {
+	breaker, _ := circuit.New(circuit.Config{FailureThreshold: 1})
+	breaker.ForceClosed()
+	_ = core.Do(context.Background(), breaker, func(context.Context) error { return errors.New("down") })
+	fmt.Println(breaker.State(), breaker.Stats().Failures)
+	// Output: forced_closed 1
+}
+
+// What a force covers comes back: this breaker is open for as long as it would have
+// been.
+func ExampleBreaker_ClearForce() {
+	inVirtualTime(func() {
+		breaker, _ := circuit.New(circuit.Config{FailureThreshold: 1, OpenFor: 30 * time.Second})
+		_ = core.Do(context.Background(), breaker, func(context.Context) error { return errors.New("down") })
+		breaker.ForceClosed()
+		time.Sleep(10 * time.Second)
+		breaker.ClearForce()
+		_, err := breaker.Acquire(context.Background(), core.Call{})
+		fmt.Println(breaker.State(), err)
+	})
+	// Output: open circuit: open: refused by "breaker": retry after 20s
+}
+
+// For a balancer, which passes over a backend that would refuse.
+func ExampleBreaker_Refusal() {
+	inVirtualTime(func() {
+		breaker, _ := circuit.New(circuit.Config{FailureThreshold: 1})
+		fmt.Println(breaker.Ready())
+		_ = core.Do(context.Background(), breaker, func(context.Context) error { return errors.New("down") })
+		left, _ := breaker.Refusal().RetryAfter()
+		fmt.Println(breaker.Ready(), breaker.Refusal().Reason, left)
+	})
+	// Output:
+	// true
+	// false circuit_open 30s
+}
+
+func ExampleBreaker_Stats() {
+	inVirtualTime(func() {
+		breaker, _ := circuit.New(circuit.Config{FailurePercent: 50})
+		for i := range 6 {
+			_ = core.Do(context.Background(), breaker, func(context.Context) error {
+				if i > 3 {
+					return errors.New("down")
+				}
+				return nil
+			})
+		}
+		s := breaker.Stats()
+		fmt.Println(s.State, s.Successes, "succeeded,", s.FailuresInARow, "failures in a row,", s.WindowFailures, "failures of", s.WindowCalls)
+	})
+	// Output: closed 4 succeeded, 2 failures in a row, 2 failures of 6
+}
+
 func ExampleBreaker_Reset() {
 	breaker, _ := circuit.New(circuit.Config{FailureThreshold: 1})
 	_ = core.Do(context.Background(), breaker, func(context.Context) error { return errors.New("down") })
@@ -196,73 +267,4 @@ func ExampleBreaker_Reconfigure() {
 	_ = core.Do(context.Background(), breaker, fail)
 	fmt.Println(breaker.State())
 	// Output: open
-}
-
-// A breaker for each host: one that is down is no reason to leave the others alone.
-func ExampleGroup() {
-	hosts, err := circuit.NewGroup(circuit.GroupConfig[string]{
-		Config:        circuit.Config{Name: "hosts", FailureThreshold: 2},
-		MaxKeys:       1000,
-		OnStateChange: func(host string, from, to circuit.State) { fmt.Println(host, "is", to) },
-	})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	ctx := context.Background()
-	for range 3 {
-		err := core.Do(ctx, core.ForKey(hosts, "a.example"), func(context.Context) error { return errors.New("down") })
-		fmt.Println(err)
-	}
-	fmt.Println(core.Do(ctx, core.ForKey(hosts, "b.example"), func(context.Context) error { return nil }))
-	s := hosts.Stats()
-	fmt.Println(s.Closed, "closed,", s.Open, "open")
-	// Output:
-	// down
-	// a.example is open
-	// down
-	// circuit: open: refused by "hosts": retry after 30s
-	// <nil>
-	// 1 closed, 1 open
-}
-
-func ExampleGroup_Get() {
-	hosts, _ := circuit.NewGroup(circuit.GroupConfig[string]{})
-	hosts.Get("a.example").ForceOpen(0)
-	for host, breaker := range hosts.All() {
-		fmt.Println(host, breaker.State())
-	}
-	// Output: a.example forced_open
-}
-
-// While the other side accepts half of the calls or more, all are made. Then some
-// are refused here instead of there.
-func ExampleThrottle() {
-	inVirtualTime(func() {
-		throttle, err := circuit.NewThrottle(circuit.ThrottleConfig{Name: "search", K: 2, Window: 10 * time.Second})
-		if err != nil {
-			panic(err)
-		}
-		call := func(o core.Outcome) {
-			permit, err := throttle.Acquire(context.Background(), core.Call{})
-			if err != nil {
-				fmt.Println(err)
-				return
-			}
-			permit.Done(context.Background(), o)
-		}
-		for range 10 {
-			call(core.Success)
-		}
-		for range 11 {
-			call(core.Failure)
-		}
-		s := throttle.Stats()
-		fmt.Printf("%d accepted of %d, the next is refused with probability %.3f\n", s.Accepts, s.Requests, s.RefusedPart)
-		time.Sleep(10 * time.Second)
-		fmt.Println(throttle.Stats().Requests, "in a window later")
-	})
-	// Output:
-	// 10 accepted of 21, the next is refused with probability 0.045
-	// 0 in a window later
 }

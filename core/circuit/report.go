@@ -88,11 +88,11 @@ func (b *Breaker) stateAt(now int64) (s State, since int64, open *period) {
 }
 
 // Ready reports whether Acquire would admit a call, without taking a probe's
-// place.
+// place. It is true during a ramp, since that admits some. A nil Breaker is ready.
 func (b *Breaker) Ready() bool { return b.Refusal() == nil }
 
 // Refusal is the *core.Rejection that Acquire would return now, or nil: see
-// core.Refuser.
+// core.Refuser. It is nil during a ramp, and for a nil Breaker.
 func (b *Breaker) Refusal() *core.Rejection {
 	if b == nil {
 		return nil
@@ -117,7 +117,7 @@ func (b *Breaker) Refusal() *core.Rejection {
 	return nil
 }
 
-// Stats reads the counts. That of a nil Breaker is zero.
+// Stats reads the counts and changes no state. That of a nil Breaker is zero.
 func (b *Breaker) Stats() Stats {
 	if b == nil {
 		return Stats{}
