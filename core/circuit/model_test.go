@@ -28,6 +28,7 @@ type model struct {
 	below      State
 	belowUntil time.Time
 	rampFrom   time.Time
+	rampFor    time.Duration // of the ramp that runs
 	ramped     int
 	probes     map[int]modelProbe // by number of the call
 	order      []int              // of probes, oldest first
@@ -124,14 +125,14 @@ func (m *model) acquire(number int) error {
 		m.probes[number] = modelProbe{time.Now(), time.Now().Add(m.cfg.ProbeLease)}
 		m.order = append(m.order, number)
 	}
-	if m.state == Closed && m.cfg.RampFor > 0 && !m.rampFrom.IsZero() {
+	if m.state == Closed && !m.rampFrom.IsZero() {
 		percent := 100
 		switch since := time.Since(m.rampFrom); {
-		case since < m.cfg.RampFor/3:
+		case since < m.rampFor/3:
 			percent = 10
-		case since < m.cfg.RampFor/3*2:
+		case since < m.rampFor/3*2:
 			percent = 25
-		case since < m.cfg.RampFor:
+		case since < m.rampFor:
 			percent = 50
 		default:
 			m.rampFrom = time.Time{}
@@ -152,7 +153,7 @@ func (m *model) end(c *call, o core.Outcome, cancel bool) {
 	if c.state == Disabled {
 		return
 	}
-	isSlow := m.cfg.SlowCall > 0 && o != core.Ignored && !cancel && time.Since(c.began) >= m.cfg.SlowCall
+	isSlow := m.cfg.SlowCall > 0 && o != core.Ignored && !cancel && c.timed && time.Since(c.began) >= m.cfg.SlowCall
 	if !cancel {
 		m.counts[o]++
 	}
@@ -174,11 +175,11 @@ func (m *model) end(c *call, o core.Outcome, cancel bool) {
 		switch {
 		case cancel || o == core.Ignored:
 		case o == core.Success && !isSlow:
-			if m.succeeded++; m.succeeded == needed {
+			if m.succeeded++; m.succeeded >= needed {
 				m.streak = 0
 				m.change(Closed)
 				if m.cfg.RampFor > 0 {
-					m.rampFrom, m.ramped = time.Now(), 0
+					m.rampFrom, m.rampFor, m.ramped = time.Now(), m.cfg.RampFor, 0
 				}
 			}
 		default:
@@ -259,8 +260,21 @@ func (m *model) window() (total, bad, slow int) {
 	return total, bad, slow
 }
 
-// Any sequence of calls, results, cancellations, losses, waits and forces leaves
-// the breaker in the state that the model is in, after each step.
+func (m *model) reconfigure(cfg Config) {
+	if cfg.Window != m.cfg.Window || cfg.WindowCalls != m.cfg.WindowCalls {
+		m.results = nil
+	}
+	m.known = false
+	m.cfg = cfg
+	for n, p := range m.probes {
+		if end := p.began.Add(cfg.ProbeLease); end.Before(p.expires) {
+			m.probes[n] = modelProbe{p.began, end}
+		}
+	}
+}
+
+// Any sequence of calls, results, cancellations, losses, waits, forces and new settings
+// leaves the breaker in the state that the model is in, after each step.
 func TestAgreesWithModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(noDeadline{t}, agree)
@@ -284,6 +298,7 @@ type call struct {
 	number, generation int
 	state              State
 	began              time.Time
+	timed              bool // it was known then that this would be asked for
 	permit             core.Permit
 }
 
@@ -358,7 +373,7 @@ func agree(t *rapid.T) {
 		p, err := b.Acquire(ctx, core.Call{})
 		switch {
 		case want == nil && err == nil:
-			out = append(out, &call{number, m.generation, m.state, time.Now(), p.Take()})
+			out = append(out, &call{number, m.generation, m.state, time.Now(), m.cfg.SlowCall > 0 || m.state == HalfOpen, p.Take()})
 		case want == nil || err == nil || !err.(*core.Rejection).Is(want):
 			t.Fatalf("Acquire: %v, model: %v", err, want)
 		}
@@ -404,11 +419,9 @@ func agree(t *rapid.T) {
 			case 4:
 				m.streak = 0
 				if m.state == Closed {
-					ramp := m.rampFrom
 					m.begin()
 					m.generation++
 					m.rampFrom = time.Time{}
-					_ = ramp
 				} else {
 					m.change(Closed)
 				}
@@ -418,6 +431,16 @@ func agree(t *rapid.T) {
 					m.restore()
 				}
 				b.ClearForce()
+			}
+		},
+		"reconfigure": func(t *rapid.T) {
+			if rapid.IntRange(0, 3).Draw(t, "seldom") > 0 {
+				t.Skip("not now")
+			}
+			cfg := drawConfig(t)
+			m.reconfigure(cfg.withDefaults())
+			if err := b.Reconfigure(cfg); err != nil {
+				t.Fatal(err)
 			}
 		},
 		"": func(t *rapid.T) { m.compare(t, b, changes) },
