@@ -3,6 +3,7 @@ package circuit
 import (
 	"context"
 	"errors"
+	"flag"
 	"math"
 	"runtime"
 	"sync"
@@ -16,7 +17,13 @@ import (
 	"github.com/surgewall/surgewall/core"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Long sequences: a ramp, or an open time that has grown, is many steps away.
+	if err := flag.Set("rapid.steps", "200"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func newBreaker(t testing.TB, cfg Config) *Breaker {
 	t.Helper()

@@ -158,6 +158,14 @@ func TestReset(t *testing.T) {
 		require.Equal(t, Closed, b.State())
 		b.ClearForce()
 		require.Equal(t, []State{Open, HalfOpen, Open, Closed, Open, ForcedOpen, Closed}, told)
+
+		calls(t, b, "FF")
+		time.Sleep(30 * time.Second)
+		calls(t, b, "SSSS")
+		refused(t, b, ErrRamping)
+		b.Reset()
+		calls(t, b, "SSSS") // a ramp that runs has ended
+		require.Len(t, told, 10)
 	})
 }
 

@@ -198,6 +198,17 @@ func TestGroupGivesWhatItFinds(t *testing.T) {
 	})
 }
 
+// Two calls with the same new key, and one place: both get its breaker.
+func TestGroupLastPlaceForTwo(t *testing.T) {
+	g := newGroup(t, GroupConfig[string]{MaxKeys: 1})
+	b := g.Get("key")
+	m := g.add(&g.shards[0], "key") // as by a call that did not see it
+	require.NotNil(t, m)
+	require.Same(t, b, m.breaker)
+	require.Zero(t, g.Stats().Overflowed)
+	checkGroup(t, g)
+}
+
 // A key that cannot be compared panics as in a map, and spoils nothing.
 func TestGroupKeyThatCannotBeCompared(t *testing.T) {
 	g := newGroup(t, GroupConfig[any]{Config: Config{FailureThreshold: 1}, MaxKeys: 3})

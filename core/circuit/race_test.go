@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,4 +148,50 @@ func TestConcurrentProbes(t *testing.T) {
 	require.Positive(t, most)
 	require.Equal(t, HalfOpen, b.State())
 	require.Zero(t, b.Stats().ProbesOut)
+}
+
+// Once ForceOpen has returned, no call is admitted until ClearForce is called, whatever
+// else goes on: open times and older forces that end, probes, new settings.
+func TestForceOpenUnderLoad(t *testing.T) {
+	b := newBreaker(t, Config{FailureThreshold: 2, OpenFor: time.Microsecond, ProbeLease: time.Microsecond, RampFor: 10 * time.Microsecond})
+	var forced atomic.Int64 // odd while it is
+	var stop atomic.Bool
+	var admitted atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for !stop.Load() {
+				before := forced.Load()
+				p, err := b.Acquire(t.Context(), core.Call{})
+				after := forced.Load()
+				if err == nil {
+					admitted.Add(1)
+					if before == after && before%2 == 1 {
+						t.Error("admitted while forced open")
+					}
+				}
+				p.Done(t.Context(), core.Outcome(1+rand.IntN(2)))
+				if i == 0 {
+					if err := b.Reconfigure(Config{FailureThreshold: 1 + rand.IntN(2), OpenFor: time.Microsecond, RampFor: 10 * time.Microsecond}); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	for n := range 60 {
+		b.ForceOpen(time.Microsecond) // ends by itself, perhaps
+		if n%3 == 0 {
+			b.MetricsOnly()
+		}
+		b.ForceOpen(time.Hour)
+		forced.Add(1)
+		time.Sleep(10 * time.Microsecond)
+		forced.Add(1)
+		b.ClearForce()
+		time.Sleep(20 * time.Microsecond)
+	}
+	stop.Store(true)
+	wg.Wait()
+	require.Positive(t, admitted.Load())
 }

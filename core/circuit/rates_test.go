@@ -173,6 +173,16 @@ func TestWindowOfCalls(t *testing.T) {
 	require.Equal(t, Open, b.State())
 }
 
+// A result that passes a change of state on its way is in no window of the next.
+func TestWindowOfCallsIsOfOneGeneration(t *testing.T) {
+	w := newCountWindow(3)
+	w.begin(7, 0)
+	w.counted(6, true, true)
+	w.counted(7, true, false)
+	w.counted(8, true, true)
+	require.Equal(t, tally{total: 1, bad: 1}, w.tally())
+}
+
 // A slow outage: calls that hang longer than the window still count when they end.
 func TestRegressionCallsLongerThanTheWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -167,6 +167,7 @@ func TestThrottleIsNeverNegative(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
+		require.Zero(t, th.Stats().Requests)
 		for i := range out {
 			if i%2 == 0 {
 				out[i].Cancel()
