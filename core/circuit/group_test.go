@@ -324,6 +324,30 @@ func TestGroupReconfigure(t *testing.T) {
 	require.Equal(t, "g", g.Get(3).Name())
 }
 
+// Whatever key comes while the settings change, its breaker has the last of them.
+func TestGroupReconfigureWhileKeysCome(t *testing.T) {
+	g := newGroup(t, GroupConfig[int]{Config: Config{FailureThreshold: 1}})
+	var wg sync.WaitGroup
+	for worker := range 8 {
+		wg.Go(func() {
+			for i := range 200 {
+				g.Get(i*8 + worker)
+			}
+		})
+	}
+	for n := range 100 {
+		require.NoError(t, g.Reconfigure(Config{FailureThreshold: 1 + n}))
+	}
+	wg.Wait()
+	n := 0
+	for key, b := range g.All() {
+		n++
+		require.Equal(t, 100, b.settings.Load().FailureThreshold, key)
+	}
+	require.Equal(t, 8*200, n)
+	checkGroup(t, g)
+}
+
 func TestGroupBadConfig(t *testing.T) {
 	_, err := NewGroup(GroupConfig[int]{MaxKeys: -1, IdleFor: -1, Config: Config{OpenFor: -1}})
 	require.ErrorIs(t, err, core.ErrConfig)

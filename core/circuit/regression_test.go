@@ -1,6 +1,7 @@
 package circuit
 
 import (
+	"context"
 	"math"
 	"sync"
 	"testing"
@@ -306,4 +307,69 @@ func TestLateResultsAreInNoWindow(t *testing.T) {
 			require.EqualValues(t, 1, s.Trips)
 		})
 	}
+}
+
+// B12 with callbacks that panic, too: the panic of the call goes on, and what the
+// breaker has learnt of it stays.
+func TestPanicOfTheCallSurvivesThoseOfCallbacks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := func() { panic("listener") }
+		b := newBreaker(t, Config{
+			FailureThreshold: 1, Probes: 1,
+			OnFailure:     func(core.Result) { bad() },
+			OnStateChange: func(State, State) { bad() },
+			Observer:      &recorder{does: func(core.Event) { bad() }},
+		})
+		for range 3 {
+			require.PanicsWithValue(t, "boom", func() {
+				_ = core.Do(t.Context(), b, func(context.Context) error { panic("boom") })
+			})
+			require.Equal(t, Open, b.State())
+			time.Sleep(30 * time.Second)
+		}
+		s := b.Stats()
+		require.EqualValues(t, 3, s.Failures)
+		require.EqualValues(t, 1, s.Trips)
+		require.EqualValues(t, 2, s.Reopens)
+		require.EqualValues(t, 3+2*5, s.CallbackPanics)
+	})
+}
+
+// Uncounted leaves out only what nothing else has to know.
+func TestUncounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, Config{FailureThreshold: 2, SuccessThreshold: 2, Uncounted: true})
+		calls(t, b, "SSFSSF")
+		s := b.Stats()
+		require.Zero(t, s.Successes)
+		require.EqualValues(t, 2, s.Failures)
+		require.Equal(t, 1, s.FailuresInARow, "a success ends a run all the same")
+		calls(t, b, "F")
+		time.Sleep(30 * time.Second)
+		calls(t, b, "SS") // probes are counted
+		require.Equal(t, Closed, b.State())
+		require.EqualValues(t, 2, b.Stats().Successes)
+
+		heard := 0
+		b = newBreaker(t, Config{Uncounted: true, OnSuccess: func(core.Result) { heard++ }})
+		calls(t, b, "SSS")
+		require.Equal(t, 3, heard)
+	})
+}
+
+// A probe is slow by the Latency that whoever calls has measured.
+func TestProbeIsSlowByItsLatency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, Config{FailureThreshold: 1, SlowPercent: 100, SlowCall: time.Second, SuccessThreshold: 2})
+		calls(t, b, "F")
+		time.Sleep(30 * time.Second)
+		p := admitted(t, b)
+		time.Sleep(time.Minute)
+		p.Finish(t.Context(), core.Result{Outcome: core.Success, Latency: time.Second - 1})
+		require.Equal(t, 1, b.Stats().ProbesSucceeded)
+		p = admitted(t, b)
+		p.Finish(t.Context(), core.Result{Outcome: core.Success, Latency: time.Second})
+		require.Equal(t, Open, b.State())
+		require.EqualValues(t, 1, b.Stats().Slow)
+	})
 }
