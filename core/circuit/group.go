@@ -21,7 +21,8 @@ type GroupConfig[K comparable] struct {
 	// key gets into a metric.
 	Config Config
 
-	// MaxKeys is how many breakers there are at most, up to 10^6. Default: 10,000.
+	// MaxKeys is how many breakers there are at most, up to 10^6. Each takes what a
+	// Breaker does: 10,000 about 17 MiB, with a Window 19. Default: 10,000.
 	MaxKeys int
 
 	// IdleFor is how long a key must not have been asked for before its breaker

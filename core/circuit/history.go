@@ -9,8 +9,10 @@ import (
 // history says how much some counters have grown in the time of a window up to
 // now. It counts nothing itself: it remembers what the counters, which only grow,
 // were a window ago. So no count is lost, whoever counts and however long nobody
-// did, and none is ever below zero. What is counted while a slot ends is in the one
-// or the other. It is safe for concurrent use.
+// did, and none is ever below zero. What is counted while a slot ends, or while begin
+// runs, is in the one or the other: a result that has just been found to be of this
+// generation can be the first of the next, one for each processor at most.
+// It is safe for concurrent use.
 type history struct {
 	read func() sums
 	slot int64 // ns; the window moves on by it

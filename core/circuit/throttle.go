@@ -99,7 +99,8 @@ func NewThrottle(cfg ThrottleConfig) (*Throttle, error) {
 	return t, nil
 }
 
-// Acquire admits the call, or refuses it with ErrThrottled. It allocates nothing.
+// Acquire admits the call, or refuses it with ErrThrottled. It allocates nothing but
+// a few bytes with each tenth of the Window.
 func (t *Throttle) Acquire(ctx context.Context, call core.Call) (core.Permit, error) {
 	if t == nil {
 		return core.Permit{}, nil
