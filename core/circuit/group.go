@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +19,14 @@ import (
 // GroupConfig configures a Group.
 type GroupConfig[K comparable] struct {
 	// Config is that of each key's breaker. They all have its Name, so that no
-	// key gets into a metric.
+	// key gets into a metric, unless there is a NameOf.
 	Config Config
+
+	// NameOf, if set, is the name of a key's breaker in rejections, events and
+	// reports, where "" is Config's Name. It is for keys that the program itself
+	// has chosen, such as the hosts of a configuration: names get into metrics.
+	// It is called when a breaker is made, with nothing locked.
+	NameOf func(key K) string
 
 	// MaxKeys is how many breakers there are at most, up to 10^6. Each takes what a
 	// Breaker does: 10,000 about 17 MiB, with a Window 19. Default: 10,000.
@@ -58,6 +65,7 @@ type Group[K comparable] struct {
 	clock   clock.Clock
 	idleFor int64
 	changed func(key K, from, to State)
+	nameOf  func(key K) string
 	shards  []groupShard[K]
 
 	mu  sync.Mutex             // one change of settings at a time
@@ -114,7 +122,7 @@ func NewGroup[K comparable](cfg GroupConfig[K]) (*Group[K], error) {
 	}
 	g := &Group[K]{
 		name: cfg.Config.Name, seed: maphash.MakeSeed(), mask: uint64(shards - 1), clock: clock.New(),
-		idleFor: int64(cfg.IdleFor), changed: cfg.OnStateChange, shards: make([]groupShard[K], shards), most: int64(cfg.MaxKeys),
+		idleFor: int64(cfg.IdleFor), changed: cfg.OnStateChange, nameOf: cfg.NameOf, shards: make([]groupShard[K], shards), most: int64(cfg.MaxKeys),
 	}
 	for i := range g.shards {
 		g.shards[i].known.Store(new(map[K]*member))
@@ -170,6 +178,10 @@ func (g *Group[K]) All() iter.Seq2[K, *Breaker] {
 // add makes the breaker of a key, or finds the one that another has made; nil if
 // there is no room. A key that is not equal to itself has none.
 func (g *Group[K]) add(s *groupShard[K], key K) *member {
+	name := g.name
+	if g.nameOf != nil {
+		name = cmp.Or(g.nameOf(key), name)
+	}
 	if key != key || !g.room(s) {
 		if m := (*s.known.Load())[key]; m != nil {
 			return m // another call had the same key, and the last place
@@ -184,7 +196,7 @@ func (g *Group[K]) add(s *groupShard[K], key K) *member {
 		g.keys.Add(-1)
 		return m
 	}
-	m := &member{breaker: g.breaker(key)}
+	m := &member{breaker: g.breaker(key, name)}
 	next := make(map[K]*member, len(known)+1)
 	maps.Copy(next, known)
 	next[key] = m
@@ -193,8 +205,9 @@ func (g *Group[K]) add(s *groupShard[K], key K) *member {
 }
 
 // breaker is a new one, by the settings in force.
-func (g *Group[K]) breaker(key K) *Breaker {
+func (g *Group[K]) breaker(key K, name string) *Breaker {
 	cfg := *g.cfg.Load()
+	cfg.Name = name
 	if g.changed != nil {
 		each := cfg.OnStateChange
 		cfg.OnStateChange = func(from, to State) {
@@ -362,7 +375,8 @@ func (g *Group[K]) Name() string {
 	return g.name
 }
 
-// Inspect reports the group as it is now, and no key.
+// Inspect reports the group as it is now, and no key. With a NameOf, its children are
+// the breakers, by name.
 func (g *Group[K]) Inspect() core.Report {
 	r := core.Report{Kind: "circuit_breakers", Name: g.Name()}
 	if g == nil {
@@ -381,5 +395,11 @@ func (g *Group[K]) Inspect() core.Report {
 	}
 	cfg := g.cfg.Load().withDefaults()
 	r.Settings = append((&settings{Config: cfg}).report(), core.Setting{Name: "MaxKeys", Value: int(g.most)})
+	if g.nameOf != nil {
+		for _, b := range g.All() {
+			r.Children = append(r.Children, b.Inspect())
+		}
+		slices.SortFunc(r.Children, func(a, b core.Report) int { return cmp.Compare(a.Name, b.Name) })
+	}
 	return r
 }

@@ -73,6 +73,39 @@ func TestGroupKeepsKeysApart(t *testing.T) {
 	})
 }
 
+// Keys that the program has chosen may be names.
+func TestGroupNamesBreakers(t *testing.T) {
+	var heard recorder
+	g := newGroup(t, GroupConfig[int]{
+		Config: Config{Name: "ports", FailureThreshold: 1, Observer: &heard},
+		NameOf: func(port int) string {
+			switch port {
+			case 80:
+				return "http"
+			case 7:
+				panic("no name")
+			}
+			return ""
+		},
+	})
+	require.Panics(t, func() { g.Get(7) })
+	checkGroup(t, g)
+	fail(t, g, 80)
+	fail(t, g, 81)
+	require.Equal(t, "http", g.Get(80).Name())
+	require.Equal(t, "http", heard.events[0].Component)
+	require.Equal(t, "ports", heard.events[1].Component)
+	require.NoError(t, g.Reconfigure(Config{Name: "other"}))
+	children := g.Inspect().Children
+	require.Len(t, children, 2)
+	require.Equal(t, "http", children[0].Name)
+	require.Equal(t, "open", children[0].State)
+	require.Equal(t, "ports", children[1].Name)
+	_, err := g.AcquireKey(t.Context(), 80, core.Call{})
+	require.Equal(t, "http", err.(*core.Rejection).Guard)
+	checkGroup(t, g)
+}
+
 // Beyond MaxKeys a breaker makes room that is closed, knows of no failure and was not
 // asked for lately; any other stays. A key without a breaker is admitted.
 func TestGroupIsBounded(t *testing.T) {
