@@ -196,7 +196,7 @@ const callsPerSweep = 64
 // grace is how long a key is kept after it owed something for the last time, where
 // there are plenty of places: of a fast limit, nothing is owed soon after each call,
 // and those who go on calling need not be forgotten in between.
-const grace = int64(time.Second)
+const grace = int64(100 * time.Millisecond)
 
 // holdSlowly is hold for a key that is not known, or whose limit has changed.
 func (k *keyedRate[K, S]) holdSlowly(a held[K, S], key K, n int, h uint64, plan string) held[K, S] {
