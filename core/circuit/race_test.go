@@ -186,10 +186,10 @@ func TestForceOpenUnderLoad(t *testing.T) {
 		}
 		b.ForceOpen(time.Hour)
 		forced.Add(1)
-		time.Sleep(10 * time.Microsecond)
+		time.Sleep(10 * time.Microsecond) // real time: so that calls meet the force
 		forced.Add(1)
 		b.ClearForce()
-		time.Sleep(20 * time.Microsecond)
+		time.Sleep(20 * time.Microsecond) // real time: and what comes after it
 	}
 	stop.Store(true)
 	wg.Wait()

@@ -117,7 +117,7 @@ func TestFloodOfManyLimitedKeys(t *testing.T) {
 	const keys = 500
 	for key := range keys {
 		require.True(t, k.Allow(key))
-		time.Sleep(time.Microsecond) // so that each has an instant of its own
+		time.Sleep(time.Microsecond) // real time: so that each has an instant of its own
 	}
 	key := 0
 	refuse := func() {
