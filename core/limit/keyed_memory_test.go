@@ -132,3 +132,22 @@ func TestFloodOfManyLimitedKeys(t *testing.T) {
 	// Where instants collide, a few are made anew.
 	require.Less(t, testing.AllocsPerRun(10*keys, refuse), 0.1)
 }
+
+// Keys of a fast limit owe nothing soon after each call. Those who go on calling are
+// not forgotten in between, and who stops is.
+func TestKeysInUseAreNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeyed(t, KeyedConfig[int]{Limit: TokenBucketConfig{Rate: PerSecond(1_000_000_000), Burst: 10}})
+		for i := range 20_000 {
+			require.True(t, k.Allow(i%100))
+			time.Sleep(time.Microsecond)
+		}
+		require.Equal(t, 100, k.Stats().Keys)
+		require.Zero(t, k.Stats().Forgotten)
+		time.Sleep(time.Second)
+		for k.Stats().Keys > 1 {
+			k.Allow(0)
+		}
+		require.EqualValues(t, 99, k.Stats().Forgotten)
+	})
+}
