@@ -36,18 +36,7 @@ var circuitRows = []row{
 		})},
 		peers: []contender{
 			{"gobreaker TwoStep", sony, lone(func() func(int) int { return twoStep(0) })},
-			{"failsafe-go", failsafe, lone(func() func(int) int {
-				cb := failsafeBreaker()
-				return func(n int) (good int) {
-					for range n {
-						if cb.TryAcquirePermit() {
-							cb.RecordSuccess()
-							good++
-						}
-					}
-					return good
-				}
-			})},
+			{"failsafe-go", failsafe, lone(func() func(int) int { return recorded(failsafeBreaker()) })},
 		},
 		floor: loadAndCount,
 	},

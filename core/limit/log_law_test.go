@@ -154,19 +154,24 @@ func TestLogLawChanges(t *testing.T) {
 	})
 }
 
+// drawLog is a log of some limit of which something was taken, at times up to now.
+func drawLog(t *rapid.T, window int64) (l *logLaw, s logState, now int64) {
+	limit := rapid.IntRange(1, 8).Draw(t, "limit")
+	l = newLogLaw(limit, time.Duration(window))
+	for range rapid.IntRange(0, 10).Draw(t, "before") {
+		now += rapid.Int64Range(0, window/2).Draw(t, "step")
+		l.take(&s, now, rapid.IntRange(1, limit).Draw(t, "n"), 0)
+	}
+	return l, s, now
+}
+
 // Reservations that are cancelled leave all as it was, if they were for no more
 // than the limit.
 func TestLogLawCancelled(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const window = 20
-		limit := rapid.IntRange(1, 8).Draw(t, "limit")
-		l := newLogLaw(limit, window)
-		var s logState
-		var now int64
-		for range rapid.IntRange(0, 10).Draw(t, "before") {
-			now += rapid.Int64Range(0, window/2).Draw(t, "step")
-			l.take(&s, now, rapid.IntRange(1, limit).Draw(t, "n"), 0)
-		}
+		l, s, now := drawLog(t, window)
+		limit := l.most()
 		before := l.decisions(&s, now)
 		var tokens []core.Token
 		for left := limit; left > 0 && rapid.Bool().Draw(t, "more"); {
@@ -195,15 +200,7 @@ func (l *logLaw) decisions(s *logState, now int64) (all []Decision) {
 // What is refunded at once leaves as much room as there was, however much it is.
 func TestLogLawRefunded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		const window = 20
-		limit := rapid.IntRange(1, 8).Draw(t, "limit")
-		l := newLogLaw(limit, window)
-		var s logState
-		var now int64
-		for range rapid.IntRange(0, 10).Draw(t, "before") {
-			now += rapid.Int64Range(0, window/2).Draw(t, "step")
-			l.take(&s, now, rapid.IntRange(1, limit).Draw(t, "n"), 0)
-		}
+		l, s, now := drawLog(t, 20)
 		before := l.peek(&s, now, now, 0).Remaining
 		n := rapid.IntRange(1, 1000).Draw(t, "charged")
 		l.charge(&s, now, n)

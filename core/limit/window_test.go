@@ -2,7 +2,6 @@ package limit
 
 import (
 	"context"
-	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -636,43 +635,11 @@ func TestWindowsContention(t *testing.T) {
 			t.Run(k.kind+" "+name, func(t *testing.T) {
 				start := time.Now() // real time: contention needs it; the bound is exact all the same
 				w := k.must(t, windowConfig{limit: tc.limit, window: tc.window, maxWait: 50 * time.Microsecond})
-				ctx := t.Context()
-				var used atomic.Int64
-				var wg sync.WaitGroup
 				const calls = 8_000
-				for i := range 8 {
-					wg.Go(func() {
-						r := rand.New(rand.NewPCG(uint64(i), 1))
-						for range calls {
-							n := 1 + r.IntN(3)
-							switch r.IntN(4) {
-							case 0:
-								if w.AllowN(n) {
-									used.Add(int64(n))
-								}
-							case 1:
-								if p, err := w.Acquire(ctx, core.Call{Cost: n}); err == nil {
-									p.Cancel()
-								}
-							case 2:
-								if p, err := w.Acquire(ctx, core.Call{Cost: n}); err == nil {
-									used.Add(1)
-									p.Finish(ctx, core.Result{Cost: 1})
-								}
-							case 3:
-								short, cancel := context.WithTimeout(ctx, time.Duration(r.IntN(50_000)))
-								if w.Wait(short, n) == nil {
-									used.Add(int64(n))
-								}
-								cancel()
-							}
-						}
-					})
-				}
-				wg.Wait()
+				used := contend(t, w, calls)
 				rate := Per(tc.limit, tc.window)
-				require.True(t, within(used.Load(), rate, tc.limit, time.Since(start)), "%d in %v", used.Load(), time.Since(start))
-				require.GreaterOrEqual(t, used.Load(), int64(tc.limit)-3)
+				require.True(t, within(used, rate, tc.limit, time.Since(start)), "%d in %v", used, time.Since(start))
+				require.GreaterOrEqual(t, used, int64(tc.limit)-3)
 				s := w.Stats()
 				require.EqualValues(t, 8*calls, s.Admitted+s.Refused)
 			})
