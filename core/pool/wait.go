@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"math"
 	"time"
 )
 
@@ -53,9 +54,37 @@ func (q *waitList[T]) remove(w *waiter[T]) {
 	q.n--
 }
 
+// patience is how long a caller can wait.
+type patience struct {
+	done     <-chan struct{} // its ctx.Done()
+	deadline int64           // when its ctx will end at the latest
+}
+
+func (p *Pool[T]) patienceOf(ctx context.Context) patience {
+	is := patience{ctx.Done(), math.MaxInt64}
+	if is.done != nil && !p.cfg.IgnoreDeadlines {
+		if deadline, ok := ctx.Deadline(); ok {
+			is.deadline = p.clock.At(deadline)
+		}
+	}
+	return is
+}
+
+// doomedLocked is the verdict on a caller whose turn will come too late: those
+// ahead of it, each with the whole pool to choose from, would keep all of it
+// busy beyond its deadline. That is less than it will have to wait, as far as
+// loans last as long as they did: nobody is refused who has nobody ahead.
+func (p *Pool[T]) doomedLocked(is patience, start int64) bool {
+	if is.deadline == math.MaxInt64 {
+		return false
+	}
+	rounds := float64(p.waiters.n) / float64(p.max)
+	return rounds*float64(p.meanUse) > float64(is.deadline-start)
+}
+
 // queue is Acquire when nothing is idle. It is called with mu held and returns
-// without. done is ctx's.
-func (p *Pool[T]) queue(ctx context.Context, done <-chan struct{}, start int64) (Lease[T], error) {
+// without.
+func (p *Pool[T]) queue(ctx context.Context, is patience, start int64) (Lease[T], error) {
 	var no refusal
 	switch {
 	case p.closed:
@@ -66,10 +95,12 @@ func (p *Pool[T]) queue(ctx context.Context, done <-chan struct{}, start int64) 
 		no = p.refuseLocked(refusedUnavailable)
 		p.asked = true
 		p.dialLocked()
-	case p.cfg.MaxWaiters > 0 && p.waiters.n >= p.cfg.MaxWaiters:
+	case p.maxWaiters > 0 && p.waiters.n >= p.maxWaiters:
 		no = p.refuseLocked(refusedOverloaded)
+	case p.doomedLocked(is, start):
+		no = p.refuseLocked(refusedDoomed)
 	default:
-		w := p.waitLocked(done, start)
+		w := p.waitLocked(is.done, start)
 		p.mu.Unlock()
 		return p.await(ctx, w)
 	}
@@ -172,4 +203,8 @@ func (p *Pool[T]) refuseAllLocked(why refusalKind) {
 	for p.waiters.first != nil {
 		p.refuseWaiterLocked(p.waiters.first, why)
 	}
+	for _, w := range p.warmers {
+		w.ready <- p.refuseLocked(why)
+	}
+	p.warmers = nil
 }
