@@ -217,6 +217,7 @@ func TestLongIdleResourceIsCheckedBeforeItIsLent(t *testing.T) {
 		require.Zero(t, got.after, "a dial was sooner than the check")
 		require.NotSame(t, first, got.lease.Value())
 		time.Sleep(time.Millisecond)
+		synctest.Wait()
 		require.Equal(t, 1, p.Stats().Idle, "checked, and well")
 		second := acquire(t, p)
 		require.Same(t, first, second.Value())
