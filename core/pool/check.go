@@ -10,11 +10,6 @@ import (
 // behind it too.
 const maxChecks = 8
 
-// dueLocked reports whether an idle resource is to be checked before it is lent.
-func (p *Pool[T]) dueLocked(r *resource[T], now int64) bool {
-	return p.cfg.Check != nil && now-max(r.idleAt, r.checkedAt) >= int64(p.cfg.CheckEvery)
-}
-
 // checkLocked starts as many checkers as there is work for. It is called
 // whenever something was added to due.
 func (p *Pool[T]) checkLocked() {
@@ -76,7 +71,6 @@ func (p *Pool[T]) checkOne(r *resource[T]) {
 		case len(p.live)+p.dialing > p.max:
 			p.destroyLocked(r, surplus)
 		default:
-			r.checkedAt = now
 			p.restoreLocked(r, now)
 		}
 	}()
@@ -91,6 +85,6 @@ func (p *Pool[T]) restoreLocked(r *resource[T], now int64) {
 		w.ready <- struct{}{}
 		return
 	}
-	r.idleAt = idleAt
+	r.idleAt = idleAt // and good for another CheckEvery
 	p.idle = slices.Insert(p.idle[:len(p.idle)-1], 0, r)
 }

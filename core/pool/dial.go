@@ -190,7 +190,6 @@ func (p *Pool[T]) addLocked(v T, now int64, generation uint64) {
 		generation: generation,
 		createdAt:  now,
 		expiresAt:  after(now, p.cfg.MaxAge),
-		checkedAt:  now,
 		at:         len(p.live),
 	}
 	p.live = append(p.live, r)

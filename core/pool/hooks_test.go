@@ -114,8 +114,9 @@ func TestOnAcquireMayAskForAnother(t *testing.T) {
 // Nothing is ever fit, and the caller's time ends it.
 func TestOnAcquireThatAlwaysAsksForAnotherEndsWithTheCaller(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		m := maker{took: time.Millisecond}
-		cfg := m.config(2)
+		m := maker{took: 7 * time.Millisecond}
+		cfg := m.config(1)
+		cfg.MaxDials = 1
 		cfg.AcquireTimeout = 50 * time.Millisecond
 		cfg.OnAcquire = func(context.Context, *conn) error { return ErrUnfit }
 		p := open(t, cfg)

@@ -60,7 +60,7 @@ func (p *Pool[T]) tend() (held []time.Duration) {
 			p.destroyLocked(r, lifetime)
 		case spare > 0 && now >= after(r.idleAt, p.cfg.MaxIdleTime):
 			p.destroyLocked(r, unused)
-		case p.dueLocked(r, now):
+		case now >= r.goodUntil:
 			p.due = append(p.due, r)
 			return true
 		default:

@@ -54,10 +54,11 @@ type Pool[T any] struct {
 	dialing  int
 	closing  int
 
-	goroutines int  // the pool's own, which Close waits for
-	dialers    int  // those of them that dial, or wait to
-	checkers   int  // those of them that check
-	armed      bool // expiry will fire
+	armedFor int64 // when expiry will fire; the largest int64: it will not
+
+	goroutines int // the pool's own, which Close waits for
+	dialers    int // those of them that dial, or wait to
+	checkers   int // those of them that check
 	closed     bool
 
 	generation uint64 // Reset begins the next; what is of an earlier one is not lent
@@ -88,7 +89,7 @@ type resource[T any] struct {
 	turn      uint64 // odd while it is lent; tells the loans apart
 	lentAt    int64
 	idleAt    int64 // when it became idle
-	checkedAt int64 // when a check last found it well
+	goodUntil int64 // until then it can be lent, when idle: it is neither too old nor to be checked
 	slotHeld  bool  // it is being closed and counts towards max
 
 	loan loan // what is kept of a loan for hooks and leaks
@@ -101,12 +102,13 @@ func New[T any](cfg Config[T]) (*Pool[T], error) {
 		return nil, err
 	}
 	p := &Pool[T]{
-		cfg:     cfg,
-		clock:   clock.New(),
-		expiry:  time.NewTimer(math.MaxInt64),
-		drained: make(chan struct{}),
-		filling: true,
-		hooked:  cfg.OnAcquire != nil || cfg.OnRelease != nil || cfg.LeakSample > 0,
+		cfg:      cfg,
+		clock:    clock.New(),
+		expiry:   time.NewTimer(math.MaxInt64),
+		drained:  make(chan struct{}),
+		armedFor: math.MaxInt64,
+		filling:  true,
+		hooked:   cfg.OnAcquire != nil || cfg.OnRelease != nil || cfg.LeakSample > 0,
 	}
 	p.sizeLocked(cfg.MinIdle, cfg.Max) // nobody else has p yet
 	p.expiry.Stop()
@@ -147,49 +149,40 @@ func (p *Pool[T]) Name() string { return p.cfg.Name }
 //
 // A nil error allocates nothing, unless a hook or LeakSample does.
 func (p *Pool[T]) Acquire(ctx context.Context) (Lease[T], error) {
-	for start := p.clock.Now(); ; {
-		if ctx.Err() != nil {
-			p.mu.Lock()
-			no := p.refuseLocked(refusedCancelled)
-			p.mu.Unlock()
-			return Lease[T]{}, p.tell(ctx, no, 0)
-		}
-		lease, err := p.lend(ctx, start)
-		if err != nil {
-			return Lease[T]{}, err
-		}
-		if !p.hooked && !core.Hears(p.cfg.Observer, core.KindAcquired) {
-			return lease, nil
-		}
-		fit, err := p.prepare(ctx, lease, start)
-		switch {
-		case err != nil:
-			return Lease[T]{}, err
-		case fit:
-			return lease, nil
-		}
-	}
-}
-
-// lend takes an idle resource, or waits for one.
-func (p *Pool[T]) lend(ctx context.Context, start int64) (Lease[T], error) {
-	var patience patience
+	var is patience
+	start := p.clock.Now()
 	for asked := false; ; {
+		if ctx.Err() != nil {
+			return Lease[T]{}, p.refuse(ctx, refusedCancelled)
+		}
 		p.mu.Lock()
 		r := p.takeLocked(start)
 		if r == nil && !asked {
 			// The context is the caller's code, which must not run under mu;
 			// and asking it before there is need to would allocate.
 			p.mu.Unlock()
-			patience, asked = p.patienceOf(ctx), true
+			is, asked = p.patienceOf(ctx), true
 			continue
 		}
-		if r == nil {
-			return p.queue(ctx, patience, start) // unlocks
+		var lease Lease[T]
+		if r != nil {
+			lease = p.lendLocked(r, start)
+			p.mu.Unlock()
+			if p.cfg.Valid != nil && !p.valid(lease) {
+				continue
+			}
+		} else {
+			var err error
+			if lease, err = p.queue(ctx, is, start); err != nil { // unlocks
+				return Lease[T]{}, err
+			}
 		}
-		lease := p.lendLocked(r, start)
-		p.mu.Unlock()
-		if p.cfg.Valid == nil || p.valid(lease) {
+		if !p.hooked && !core.Hears(p.cfg.Observer, core.KindAcquired) {
+			return lease, nil
+		}
+		if fit, err := p.prepare(ctx, lease, start); err != nil {
+			return Lease[T]{}, err
+		} else if fit {
 			return lease, nil
 		}
 	}
@@ -203,13 +196,13 @@ func (p *Pool[T]) takeLocked(now int64) *resource[T] {
 		p.idle[last] = nil
 		p.idle = p.idle[:last]
 		switch {
+		case now < r.goodUntil:
+			return r
 		case now >= r.expiresAt:
 			p.destroyLocked(r, lifetime)
-		case p.dueLocked(r, now):
+		default:
 			p.due = append(p.due, r)
 			p.checkLocked()
-		default:
-			return r
 		}
 	}
 	return nil
@@ -293,9 +286,17 @@ func (p *Pool[T]) offerLocked(r *resource[T], now int64) *waiter[T] {
 		w.lease = p.lendLocked(r, now)
 		return w
 	}
-	r.idleAt = now
+	p.restLocked(r, now)
 	p.idle = append(p.idle, r)
 	return nil
+}
+
+// restLocked begins the idle time of r.
+func (p *Pool[T]) restLocked(r *resource[T], now int64) {
+	r.idleAt, r.goodUntil = now, r.expiresAt
+	if p.cfg.Check != nil {
+		r.goodUntil = min(r.goodUntil, now+int64(p.cfg.CheckEvery))
+	}
 }
 
 // emit sends an event of this pool, with no lock held.

@@ -97,6 +97,14 @@ func (p *Pool[T]) refuseLocked(kind refusalKind) refusal {
 	}
 }
 
+// refuse is refuseLocked and tell for a caller that did not wait.
+func (p *Pool[T]) refuse(ctx context.Context, kind refusalKind) error {
+	p.mu.Lock()
+	no := p.refuseLocked(kind)
+	p.mu.Unlock()
+	return p.tell(ctx, no, 0)
+}
+
 // tell makes the error of a refused Acquire, and tells the observer.
 func (p *Pool[T]) tell(ctx context.Context, no refusal, waited time.Duration) error {
 	r := p.rejection(ctx, no)

@@ -28,14 +28,25 @@ type waitList[T any] struct {
 	n           int
 }
 
+// add puts w behind all that called Acquire before it did: so the first is also
+// the first whose time is up. Who comes last called last, but for those who race
+// for mu, and those whose hook wants another resource.
 func (q *waitList[T]) add(w *waiter[T]) {
-	w.prev, w.next, w.queued = q.last, nil, true
-	if q.last == nil {
-		q.first = w
-	} else {
-		q.last.next = w
+	before := q.last
+	for before != nil && before.start > w.start {
+		before = before.prev
 	}
-	q.last = w
+	w.prev, w.queued = before, true
+	if before == nil {
+		w.next, q.first = q.first, w
+	} else {
+		w.next, before.next = before.next, w
+	}
+	if w.next == nil {
+		q.last = w
+	} else {
+		w.next.prev = w
+	}
 	q.n++
 }
 
@@ -117,9 +128,8 @@ func (p *Pool[T]) waitLocked(done <-chan struct{}, start int64) *waiter[T] {
 	w.start, w.done = start, done
 	w.deadline = after(start, p.cfg.AcquireTimeout)
 	p.waiters.add(w)
-	if !p.armed && p.cfg.AcquireTimeout > 0 {
-		p.armed = true
-		p.expiry.Reset(p.cfg.AcquireTimeout)
+	if w.deadline < p.armedFor {
+		p.armLocked(w.deadline, p.clock.Now())
 	}
 	p.dialLocked()
 	return w
@@ -175,20 +185,25 @@ func (p *Pool[T]) nextWaiterLocked(now int64) *waiter[T] {
 }
 
 // expireWaiters refuses those who have waited for AcquireTimeout. Since that is
-// the same for all, the first to come is the first to go, and one timer serves
-// the whole queue.
+// the same for all, the first in the queue is the first to go, and one timer
+// serves all.
 func (p *Pool[T]) expireWaiters() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.armed = false
+	p.armedFor = math.MaxInt64
 	now := p.clock.Now()
 	for w := p.waiters.first; w != nil && now >= w.deadline; w = p.waiters.first {
 		p.refuseWaiterLocked(w, refusedTimedOut)
 	}
 	if w := p.waiters.first; w != nil {
-		p.armed = true
-		p.expiry.Reset(time.Duration(w.deadline - now))
+		p.armLocked(w.deadline, now)
 	}
+}
+
+// armLocked makes expiry fire at the deadline.
+func (p *Pool[T]) armLocked(deadline, now int64) {
+	p.armedFor = deadline
+	p.expiry.Reset(time.Duration(deadline - now))
 }
 
 // refuseWaiterLocked takes w out of the queue, refused.
