@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
@@ -205,7 +206,7 @@ const notNegative = "must not be negative; pool.Off switches it off"
 func checkSize(p *core.Problems, minIdle, maximum int) {
 	p.If(maximum < 1, "Max", maximum, "must not be negative")
 	p.If(minIdle < Off, "MinIdle", minIdle, notNegative)
-	p.If(maximum >= 1 && minIdle > maximum, "MinIdle", minIdle, "must not be above Max")
+	p.If(maximum >= 1 && minIdle > maximum, "MinIdle", minIdle, fmt.Sprint("must not be above Max ", maximum))
 }
 
 // settings are the settings in force, for a Report, given those that Resize
