@@ -15,7 +15,8 @@
 //
 // [DSN] gives each test a database of its own on one cluster that all tests of
 // the binary share. A test that stops, kills or pauses its server takes a
-// private one from [Cluster].
+// private one from [Cluster], or one with replicas from [Replicas].
+// [Proxy] puts a network that can fail in front of any of them.
 //
 // # In a program
 //

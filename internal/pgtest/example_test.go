@@ -50,3 +50,19 @@ func ExampleCluster() {
 		}
 	}
 }
+
+// A test that loses its primary and goes on with a replica.
+func ExampleReplicas() {
+	_ = func(t *testing.T) {
+		primary, replicas := pgtest.Replicas(t, 1)
+		if err := primary.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := replicas[0].Promote(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := primary.Follow(t.Context(), replicas[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -82,15 +82,39 @@ func Cluster(tb TB) *Server {
 	if err != nil {
 		giveUp(tb, err)
 	}
+	closeAtEnd(tb, s, "server")
+	return s
+}
+
+// Replicas starts a primary and n replicas of it for this test alone: see
+// [Cluster] and [Server.Replica]. All have the same user and password. They are
+// closed when the test ends.
+func Replicas(tb TB, n int) (primary *Server, replicas []*Server) {
+	tb.Helper()
+	primary = Cluster(tb)
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	for i := range n {
+		r, err := primary.Replica(ctx, Options{})
+		if err != nil {
+			tb.Fatalf("%v", err)
+		}
+		closeAtEnd(tb, r, fmt.Sprintf("replica %d", i))
+		replicas = append(replicas, r)
+	}
+	return primary, replicas
+}
+
+// closeAtEnd closes s when the test ends.
+func closeAtEnd(tb TB, s *Server, what string) {
 	tb.Cleanup(func() {
 		if tb.Failed() {
-			tb.Logf("the server's log:\n%s", s.Log())
+			tb.Logf("the %s's log:\n%s", what, s.Log())
 		}
 		if err := s.Close(); err != nil {
 			tb.Errorf("%v", err)
 		}
 	})
-	return s
 }
 
 // Main returns an M that runs m and then closes what the tests shared. If that fails, its Run returns 1. Use it in TestMain, alone or under
