@@ -324,6 +324,9 @@ func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDe
 	if t.s.ended.Load() {
 		return nil, pgx.ErrTxClosed
 	}
+	if !t.s.named {
+		return nil, ErrPooled
+	}
 	t.s.start(ctx)
 	d, err := t.Tx.Prepare(ctx, name, sql)
 	t.s.note(ctx, err)

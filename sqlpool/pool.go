@@ -24,9 +24,10 @@ import (
 // pool.ErrUnavailable or pool.ErrClosed in the latter. Other errors are pgx's,
 // as they are.
 type Pool struct {
-	guard core.Guard
-	pool  *pool.Pool[*conn]
-	db    *sql.DB
+	guard  core.Guard
+	dialer *dialer
+	pool   *pool.Pool[*conn]
+	db     *sql.DB
 }
 
 // Open makes a Pool. It fails for a bad Config, and reports all its problems at
@@ -46,11 +47,12 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	if name == "" {
 		name = address(connConfig)
 	}
-	inner, err := pool.New(cfg.poolConfig(newDialer(connConfig), name))
+	d := newDialer(connConfig, &cfg)
+	inner, err := pool.New(cfg.poolConfig(d, name))
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{guard: cfg.Guard, pool: inner}
+	p := &Pool{guard: cfg.Guard, dialer: d, pool: inner}
 	p.db = sql.OpenDB(connector{p})
 	// The connections are the pool's to keep: database/sql holds none that is
 	// not in use, and puts no queue of its own in front.
@@ -189,6 +191,7 @@ func (p *Pool) Inspect() core.Report {
 		}
 	}
 	r.Values = append(values, r.Values...)
+	r.Settings = append(r.Settings, core.Setting{Name: "Pooled", Value: Pooled(p.dialer.pooled.Load()).String()})
 	return r
 }
 

@@ -90,6 +90,9 @@ func (s *session) note(ctx context.Context, err error) {
 		s.answered = true
 		return
 	}
+	if s.named {
+		hintPooled(err)
+	}
 	o := core.Ignored
 	class, ok := judge(err)
 	switch {
