@@ -1,6 +1,8 @@
 package sqlpool
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,14 +27,63 @@ const Off = pool.Off
 // Config configures a Pool. It needs a DSN or a ConnConfig. It prints, logs and
 // marshals without the password, but not from within an unexported field of
 // another struct, where package fmt asks no methods.
+//
+// The connection string, be it DSN or the one that ConnConfig was parsed from,
+// may hold parameters of the pool, which are taken out before the server sees
+// them. A field that is set wins over the parameter, and the parameter over the
+// default. The first seven are those of pgx's pool, and mean the same:
+//
+//	pool_max_conns                 Max
+//	pool_min_conns                 MinIdle, see below
+//	pool_min_idle_conns            MinIdle
+//	pool_max_conn_lifetime         MaxAge; 0 is off
+//	pool_max_conn_lifetime_jitter  MaxAge and MaxAgeJitter, see below
+//	pool_max_conn_idle_time        MaxIdleTime
+//	pool_health_check_period       checked, and not needed: nor is pool_ping_timeout
+//	pool_acquire_timeout           AcquireTimeout
+//	pool_max_waiters               MaxWaiters
+//	pool_unavailable_after         UnavailableAfter
+//	pool_max_dials                 MaxDials
+//	pool_dial_timeout              DialTimeout
+//	pool_pooled                    Pooled: detect, yes or no
+//
+// Durations are written as time.ParseDuration reads them, 1h30m. Where the field
+// allows Off, the parameter may be off; a minimum of 0 is Off, too.
+//
+// To pgx's pool, pool_min_conns counts all connections, and to this one the idle
+// ones, of which there are then at least as many: with pool_min_idle_conns
+// beside it, the larger of both is meant. Its jitter comes on top of the
+// lifetime: MaxAge becomes the sum, and MaxAgeJitter the jitter; a MaxAge that is
+// set wins over both.
 type Config struct {
 	// DSN is the connection string, a URL or keywords and values, with all that
-	// pgx.ParseConfig accepts. It is parsed once and never printed.
+	// pgx.ParseConfig accepts. It is parsed once and never printed. Its
+	// connections have TCP keepalive: a peer that is gone is noticed within 30 s.
 	DSN string
 
 	// ConnConfig is used instead of a DSN, for what a DSN cannot say: a tracer,
-	// TLS, types. It must come from pgx.ParseConfig, and is copied.
+	// TLS, types. It must come from pgx.ParseConfig, and is copied. Its DialFunc
+	// and the keepalive of that are left as they are.
 	ConnConfig *pgx.ConnConfig
+
+	// Pooled says whether a pooler such as PgBouncer is between this pool and
+	// the server. Default PooledDetect: the first dial finds out.
+	Pooled Pooled
+
+	// BeforeConnect is called before each dial with the copy of the ConnConfig
+	// that it uses, and may change that: for a password that is a token of
+	// short life, it sets Password. It runs in the pool's own goroutine, may be
+	// called concurrently, and should return when ctx ends, after DialTimeout.
+	// An error fails the dial, and reaches callers as pool.ErrUnavailable, as
+	// that of a dial does; it should not hold the password. Default nil.
+	BeforeConnect func(ctx context.Context, cfg *pgx.ConnConfig) error
+
+	// AfterConnect is called with each new connection before the pool has it:
+	// to register types, prepare statements, or change settings of the session,
+	// which a pooler loses. It runs as part of the dial, as BeforeConnect does.
+	// After an error, or with a transaction or an answer left open, the
+	// connection is closed and the dial has failed. Default nil.
+	AfterConnect func(ctx context.Context, conn *pgx.Conn) error
 
 	// Name names the pool in errors, events and reports. Default: what
 	// OpenTelemetry prescribes, "host:port/database".
@@ -45,9 +96,14 @@ type Config struct {
 	// Max is how many connections there may be. Default 20.
 	Max int
 
-	// MaxAge is how long a connection lives, less a random part of up to a
-	// tenth. Default 300 s; Off: for ever.
+	// MaxAge is how long a connection lives at most. Default 300 s; Off: for
+	// ever.
 	MaxAge time.Duration
+
+	// MaxAgeJitter shortens each connection's life by a random part of itself,
+	// so that those made together do not end together. Default a tenth of
+	// MaxAge; Off: none.
+	MaxAgeJitter time.Duration
 
 	// MaxIdleTime is how long a connection beyond MinIdle may stay idle.
 	// Default 60 s; Off: for ever.
@@ -120,10 +176,12 @@ type Config struct {
 	RequireServer bool
 }
 
-// parse is the ConnConfig that c means, and all problems of c at once.
+// parse is the ConnConfig that c means, and all problems of c at once. What the
+// connection string says of the pool goes into the fields that are not set.
 func (c *Config) parse() (*pgx.ConnConfig, error) {
 	p := core.Check("sqlpool.Config")
 	var conn *pgx.ConnConfig
+	var from map[string]string
 	switch {
 	case c.DSN != "" && c.ConnConfig != nil:
 		p.If(true, "DSN", nil, "must not be set beside ConnConfig")
@@ -133,6 +191,7 @@ func (c *Config) parse() (*pgx.ConnConfig, error) {
 		p.If(!made, "ConnConfig", nil, "must come from pgx.ParseConfig")
 		if made {
 			conn = c.ConnConfig.Copy()
+			from = c.takeParams("ConnConfig", conn, p)
 		}
 	case c.DSN == "":
 		p.If(true, "DSN", nil, "must be set, or ConnConfig")
@@ -146,27 +205,15 @@ func (c *Config) parse() (*pgx.ConnConfig, error) {
 		case strayAt(c.DSN, conn):
 			p.If(true, "DSN", nil, "has an @ in its host or database: in a user, password or database it is written %40, and / as %2F")
 		}
-		for _, name := range poolParams {
-			if conn != nil && conn.RuntimeParams[name] != "" {
-				p.If(true, "DSN", nil, "has "+name+", which the server does not know: use the fields of Config")
-			}
+		if conn != nil {
+			from = c.takeParams("DSN", conn, p)
+			conn.DialFunc = keepAlive(conn.ConnectTimeout)
 		}
 	}
 	p.If(c.StatementTimeout < Off, "StatementTimeout", c.StatementTimeout, "must not be negative")
 	p.If(c.TxTries < Off, "TxTries", c.TxTries, "must not be negative")
-	return conn, errors.Join(p.Err(), c.limitProblems())
-}
-
-// poolParams are what pgxpool takes out of a connection string. To pgx itself
-// they are parameters of the server, which then refuses every connection.
-var poolParams = []string{
-	"pool_max_conns",
-	"pool_min_conns",
-	"pool_min_idle_conns",
-	"pool_max_conn_lifetime",
-	"pool_max_conn_lifetime_jitter",
-	"pool_max_conn_idle_time",
-	"pool_health_check_period",
+	p.If(c.Pooled < PooledDetect || c.Pooled > PooledNo, "Pooled", int(c.Pooled), "must be PooledDetect, PooledYes or PooledNo")
+	return conn, errors.Join(p.Err(), c.limitProblems(from))
 }
 
 // dsnHints are what pgx may say of a connection string. They are constants: an
@@ -210,8 +257,9 @@ func strayAt(dsn string, conn *pgx.ConnConfig) bool {
 		strings.Contains(dsn, "://") && !strings.Contains(dsn, "%40") && strings.Contains(conn.Database, "@")
 }
 
-// limitProblems are the problems of the fields that core/pool checks.
-func (c *Config) limitProblems() error {
+// limitProblems are the problems of the fields that core/pool checks, under the
+// names of the parameters that fields are from.
+func (c *Config) limitProblems(from map[string]string) error {
 	cfg := c.poolConfig(nil, "")
 	cfg.Dial = (&dialer{}).dial // set later; not a field of ours
 	err := cfg.Validate()
@@ -224,6 +272,7 @@ func (c *Config) limitProblems() error {
 		if problem, ok := errors.AsType[*core.ConfigError](err); ok {
 			ours := *problem
 			ours.Config = "sqlpool.Config"
+			ours.Field = cmp.Or(from[ours.Field], ours.Field)
 			err = &ours
 		}
 		all = append(all, err)
@@ -240,6 +289,7 @@ func (c *Config) poolConfig(d *dialer, name string) pool.Config[*conn] {
 		MinIdle:          c.MinIdle,
 		Max:              c.Max,
 		MaxAge:           c.MaxAge,
+		MaxAgeJitter:     c.MaxAgeJitter,
 		MaxIdleTime:      c.MaxIdleTime,
 		AcquireTimeout:   c.AcquireTimeout,
 		MaxWaiters:       c.MaxWaiters,

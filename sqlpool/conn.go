@@ -5,32 +5,100 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/surgewall/surgewall/core"
 )
 
 // conn is one physical connection. It is used by one goroutine at a time: by
 // the pool's while it is idle, by the borrower's while it is lent.
 type conn struct {
-	pgx *pgx.Conn
-	std *stdlib.Conn // the same connection, for database/sql
+	pgx   *pgx.Conn
+	std   *stdlib.Conn // the same connection, for database/sql
+	named bool         // statements are kept under names at the other end
 	peeker
 }
 
-// dialer makes physical connections, with pgx for the protocol.
-type dialer struct{ connector driver.Connector }
-
-// newDialer keeps a copy of cfg.
-func newDialer(cfg *pgx.ConnConfig) *dialer {
-	return &dialer{stdlib.GetConnector(*cfg)}
+// dialer makes physical connections, with pgx for the protocol. Its methods may
+// be called concurrently.
+type dialer struct {
+	config *pgx.ConnConfig
+	before func(context.Context, *pgx.ConnConfig) error
+	after  func(context.Context, *pgx.Conn) error
+	pooled atomic.Int32 // a Pooled: what was declared, or found
 }
 
-// dial connects and logs in. The driver's connection is made here, once, since
-// only its connector can make one.
+// newDialer is a dialer to conn, which is its own from then on.
+func newDialer(conn *pgx.ConnConfig, cfg *Config) *dialer {
+	d := &dialer{config: conn, before: cfg.BeforeConnect, after: cfg.AfterConnect}
+	d.pooled.Store(int32(cfg.Pooled))
+	return d
+}
+
+// dial connects, logs in and lets the user's hooks do their part. Whatever they
+// do, a connection that dial does not return is closed.
 func (d *dialer) dial(ctx context.Context) (*conn, error) {
-	dc, err := d.connector.Connect(ctx)
+	cfg := d.config.Copy()
+	if d.before != nil {
+		if err := d.before(ctx, cfg); err != nil {
+			// The server was not asked, and is not to be blamed.
+			return nil, core.Mark(fmt.Errorf("sqlpool: BeforeConnect: %w", err), core.Ignored)
+		}
+	}
+	pooled := Pooled(d.pooled.Load())
+	c, err := connect(ctx, cfg, pooled == PooledYes)
+	if err != nil {
+		return nil, err
+	}
+	fit := false
+	defer func() {
+		if !fit {
+			closeSoon(ctx, c)
+		}
+	}()
+	if pooled == PooledDetect {
+		found, err := behindPooler(ctx, c.pgx.PgConn())
+		if err != nil {
+			return nil, err
+		}
+		pooled = PooledNo
+		if found {
+			pooled = PooledYes
+			closeSoon(ctx, c)
+			if c, err = connect(ctx, cfg, true); err != nil {
+				fit = true // there is none
+				return nil, err
+			}
+		}
+		d.pooled.CompareAndSwap(int32(PooledDetect), int32(pooled))
+	}
+	if d.after != nil {
+		if err := d.after(ctx, c.pgx); err != nil {
+			return nil, fmt.Errorf("sqlpool: AfterConnect: %w", err)
+		}
+		if !c.clean() {
+			return nil, errors.New("sqlpool: AfterConnect left the connection closed, in a transaction or with an answer unread")
+		}
+	}
+	fit = true
+	return c, nil
+}
+
+// connect connects and logs in, with a copy of cfg. The driver's connection is
+// made here, once, since only its connector can make one. The connector's own
+// hooks are not used: it does not close what they fail on.
+func connect(ctx context.Context, cfg *pgx.ConnConfig, pooled bool) (*conn, error) {
+	var connected atomic.Bool
+	if pooled {
+		cfg = forPooler(cfg, connected.Load)
+	}
+	dc, err := stdlib.GetConnector(*cfg).Connect(ctx)
 	if err != nil {
 		// pgx attaches its Config, a copy made for this dial.
 		if failed, ok := errors.AsType[*pgconn.ConnectError](err); ok && failed.Config != nil {
@@ -38,14 +106,28 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 		}
 		return nil, err
 	}
+	connected.Store(true)
 	std, ok := dc.(*stdlib.Conn)
 	if !ok {
 		_ = dc.Close()
 		return nil, fmt.Errorf("sqlpool: pgx made a %T", dc)
 	}
 	c := &conn{pgx: std.Conn(), std: std}
+	c.named = !pooled || cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 	c.peeker = newPeeker(c.pgx.PgConn().Conn())
 	return c, nil
+}
+
+// keepAlive is pgx's own dialer, but with TCP keepalive that gives a silent peer
+// up within 30 s, where the system's would take minutes.
+func keepAlive(timeout time.Duration) pgconn.DialFunc {
+	d := &net.Dialer{Timeout: timeout, KeepAliveConfig: net.KeepAliveConfig{
+		Enable:   true,
+		Idle:     15 * time.Second,
+		Interval: 5 * time.Second,
+		Count:    3,
+	}}
+	return d.DialContext
 }
 
 // valid tells, without a round trip, whether an idle connection may be lent:
@@ -74,6 +156,13 @@ func closeConn(ctx context.Context, c *conn) {
 	case <-ctx.Done():
 		_ = pg.Conn().Close()
 	}
+}
+
+// closeSoon closes a connection that the pool does not have yet.
+func closeSoon(ctx context.Context, c *conn) {
+	ctx, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
+	defer cancel()
+	closeConn(ctx, c)
 }
 
 // errBadConn reports whether the driver says that nothing was sent.

@@ -67,6 +67,9 @@ func (c *dbConn) QueryContext(ctx context.Context, query string, args []driver.N
 }
 
 func (c *dbConn) PrepareContext(ctx context.Context, query string) (st driver.Stmt, err error) {
+	if !c.s.named {
+		return &textStmt{c, query}, nil
+	}
 	err = c.s.run(ctx, func() error {
 		st, err = c.stdConn.PrepareContext(ctx, query)
 		return err

@@ -103,11 +103,3 @@ type connectFunc func(context.Context) (driver.Conn, error)
 
 func (f connectFunc) Connect(ctx context.Context) (driver.Conn, error) { return f(ctx) }
 func (f connectFunc) Driver() driver.Driver                            { return nil }
-
-func TestSettingsOfPgxpoolAreRefusedByName(t *testing.T) {
-	_, err := Open(t.Context(), Config{DSN: "postgres://app:s3cr3t@localhost/shop?pool_max_conns=10&pool_max_conn_lifetime=1h"})
-	require.ErrorIs(t, err, core.ErrConfig)
-	require.ErrorContains(t, err, "pool_max_conns")
-	require.ErrorContains(t, err, "pool_max_conn_lifetime")
-	require.NotContains(t, err.Error(), "s3cr3t")
-}

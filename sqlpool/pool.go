@@ -23,6 +23,7 @@ import (
 // as they are.
 type Pool struct {
 	guard   core.Guard
+	dialer  *dialer
 	pool    *pool.Pool[*conn]
 	db      *sql.DB
 	timeout *statementTimeout // nil: off
@@ -51,11 +52,12 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	inner, err := pool.New(cfg.poolConfig(newDialer(connConfig), name))
+	d := newDialer(connConfig, &cfg)
+	inner, err := pool.New(cfg.poolConfig(d, name))
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{guard: cfg.Guard, pool: inner, budget: retries.budget, retries: retries}
+	p := &Pool{guard: cfg.Guard, dialer: d, pool: inner, budget: retries.budget, retries: retries}
 	if cfg.StatementTimeout > 0 {
 		p.timeout = &statementTimeout{pool: name, limit: cfg.StatementTimeout}
 	}
@@ -140,6 +142,7 @@ func (p *Pool) Inspect() core.Report {
 		}
 	}
 	r.Values = append(values, r.Values...)
+	r.Settings = append(r.Settings, core.Setting{Name: "Pooled", Value: Pooled(p.dialer.pooled.Load()).String()})
 	return r
 }
 

@@ -114,6 +114,9 @@ func (s *session) note(ctx context.Context, err error) error {
 		s.answered = true
 		return nil
 	}
+	if s.named {
+		hintPooled(err)
+	}
 	if !s.dead && errors.Is(err, pgconn.ErrConnClosed) {
 		err = &answerLost{err}
 	}

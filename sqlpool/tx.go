@@ -111,6 +111,9 @@ func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDe
 	if t.s.ended.Load() {
 		return nil, pgx.ErrTxClosed
 	}
+	if !t.s.named {
+		return nil, ErrPooled
+	}
 	ctx, stop := t.s.p.limited(ctx)
 	defer stop()
 	t.s.start(ctx)
