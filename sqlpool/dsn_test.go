@@ -195,7 +195,7 @@ func TestMinimumAboveMaximumIsReportedByName(t *testing.T) {
 	} {
 		cfg.DSN = bothForms(query)[0]
 		_, err := Open(t.Context(), cfg)
-		require.EqualError(t, err, "sqlpool.Config.DSN: pool_min_conns: 8: must not be above Max")
+		require.EqualError(t, err, "sqlpool.Config.DSN: pool_min_conns: 8: must not be above Max 3")
 	}
 	_, err := Open(t.Context(), Config{DSN: bothForms("pool_min_idle_conns=8")[1], Max: 3})
 	require.EqualError(t, err, "sqlpool.Config.DSN: pool_min_idle_conns: 8: must not be above Max")
