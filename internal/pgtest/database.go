@@ -91,6 +91,15 @@ func rewrite(dsn, keywords string, change func(*url.URL, url.Values)) (string, e
 	return u.String(), nil
 }
 
+// parseDSN reads a DSN as the driver does. Its errors do not contain the DSN.
+func parseDSN(dsn string) (*pgconn.Config, error) {
+	c, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return nil, errors.New("pgtest: DSN: pgx does not accept it; it is withheld, as it may hold a password")
+	}
+	return c, nil
+}
+
 // databaseName makes a name that needs no quotes and that no other test uses,
 // also not one of another process on the same server. The test's name is in it
 // for whoever looks at the server.

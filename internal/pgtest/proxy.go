@@ -1,13 +1,10 @@
 package pgtest
 
 import (
-	"errors"
 	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/surgewall/surgewall/internal/faultproxy"
 )
@@ -36,9 +33,9 @@ func Proxy(tb TB, dsn string) (p *faultproxy.Proxy, through string) {
 
 // dsnAddr is where a DSN connects to: host:port, or the path of a socket.
 func dsnAddr(dsn string) (string, error) {
-	c, err := pgconn.ParseConfig(dsn)
+	c, err := parseDSN(dsn)
 	if err != nil {
-		return "", errors.New("pgtest: DSN: pgx does not accept it; it is withheld, as it may hold a password")
+		return "", err
 	}
 	port := strconv.Itoa(int(c.Port))
 	if strings.HasPrefix(c.Host, "/") {
