@@ -91,40 +91,61 @@ func (c *wrapConnector) Close() error {
 
 // guarded asks a guard for statements and tells it how they went.
 type guarded struct {
-	guard   core.Guard
+	guard   core.Guard // nil admits every call
 	outcome func(context.Context, error) core.Outcome
 }
 
-// call is one guarded statement or transaction.
+// call is one guarded statement or transaction. It is where what lasts as long
+// is: on the stack, or in the rows or the transaction.
 type call struct {
+	permit core.Permit
+	course
+}
+
+// course is how a call goes.
+type course struct {
 	g       *guarded
 	ctx     context.Context // of the statement or transaction, while it lasts
-	permit  core.Permit
-	left    time.Duration // of the last statement's context, when it began
+	left    time.Duration   // of the last statement's context, when it began
 	began   time.Time
 	latency time.Duration // until the driver returned for the first time
 	err     error         // the first that is no answer
 	outcome core.Outcome  // of err
 }
 
-func (g *guarded) begin(ctx context.Context) (*call, error) {
-	p, err := g.guard.Acquire(ctx, core.Call{})
-	if err != nil {
-		return nil, err
+// begin asks the guard for a call. abandon is deferred right after it.
+func (k *call) begin(ctx context.Context, g *guarded) error {
+	k.g, k.ctx = g, ctx
+	if g.guard != nil {
+		p, err := g.guard.Acquire(ctx, core.Call{})
+		if err != nil {
+			return err
+		}
+		k.permit = p.Take()
 	}
-	return &call{g: g, ctx: ctx, permit: p.Take(), left: core.TimeLeft(ctx), began: time.Now()}, nil
+	if k.permit.WantsResult() {
+		k.left, k.began = core.TimeLeft(ctx), time.Now()
+	}
+	return nil
 }
 
 // heard notes that the driver returned for the first time: the rest is the
 // length of the rows or of the transaction.
-func (c *call) heard() { c.latency = max(1, time.Since(c.began)) }
-
-// abandon is deferred while the driver runs: it finishes the permit if the
-// driver panicked or exited the goroutine, and nobody else did.
-func (c *call) abandon(returned *bool) {
-	if !*returned {
-		c.permit.Finish(c.ctx, core.Result{Outcome: core.Failure, Err: core.ErrNoReturn})
+func (k *call) heard() {
+	if k.permit.WantsResult() {
+		k.latency = max(1, time.Since(k.began))
 	}
+}
+
+// moveTo leaves k empty, for the call to last longer.
+func (k *call) moveTo(to *call) {
+	to.permit, to.course = k.permit.Take(), k.course
+}
+
+// abandon finishes the permit if nobody has: the driver, or what is asked about
+// its error, has panicked or exited the goroutine.
+func (k *call) abandon() {
+	k.permit.Finish(k.ctx, core.Result{Outcome: core.Failure, Err: core.ErrNoReturn})
 }
 
 // done finishes the permit with what the driver made of a statement alone or
@@ -134,59 +155,44 @@ func (c *call) abandon(returned *bool) {
 // A connection that is bad and was not stale, since it is new, says that the
 // server is: some drivers, lib/pq among them, tell of a session that the server
 // ended by driver.ErrBadConn alone.
-func (c *call) done(err error, stale bool) {
-	if errors.Is(err, driver.ErrSkip) || errBadConn(err) && (stale || c.ctx.Err() != nil) {
-		c.permit.Cancel()
+func (k *call) done(err error, stale bool) {
+	if errors.Is(err, driver.ErrSkip) || errBadConn(err) && (stale || k.ctx.Err() != nil) {
+		k.permit.Cancel()
 		return
 	}
-	c.end(err)
+	k.end(err)
 }
 
 // end finishes the permit with what err says, or with what was noted before.
-func (c *call) end(err error) {
-	c.note(c.ctx, err)
+func (k *call) end(err error) {
+	k.note(k.ctx, err)
 	o := core.Success
-	if c.err != nil {
-		o = c.outcome
+	if k.err != nil {
+		o = k.outcome
 	}
-	c.permit.Finish(c.ctx, core.Result{Outcome: o, Err: c.err, Latency: c.latency})
+	k.permit.Finish(k.ctx, core.Result{Outcome: o, Err: k.err, Latency: k.latency})
 }
 
 // note keeps the first error that is no answer. What has begun cannot be tried
 // again: a connection that goes bad under it is a failure.
-func (c *call) note(ctx context.Context, err error) {
-	if err == nil || errors.Is(err, driver.ErrSkip) || c.err != nil {
+func (k *call) note(ctx context.Context, err error) {
+	if err == nil || errors.Is(err, driver.ErrSkip) || k.err != nil {
 		return
 	}
 	var o core.Outcome
 	switch {
-	case c.g.outcome != nil && !errBadConn(err):
-		o = c.g.outcome(ctx, err)
+	case err == core.ErrNoReturn: //nolint:errorlint // our own
+		o = core.Failure
+	case k.g.outcome != nil && !errBadConn(err):
+		o = k.g.outcome(ctx, err)
 	case telling(err):
-		o = outcome(ctx, err, c.left)
+		o = outcome(ctx, err, k.left)
 	default:
 		o = core.Ignored
 	}
 	if o != core.Success {
-		c.outcome, c.err = o, err
+		k.outcome, k.err = o, err
 	}
-}
-
-// rows keeps the permit until they are closed, if the guard has a use for that.
-func (c *call) rows(r driver.Rows) driver.Rows {
-	if !c.permit.WantsEnd() {
-		c.end(nil)
-		return r
-	}
-	return &wrapRows{Rows: r, call: c, ctx: c.ctx, last: true}
-}
-
-// txRows are rows inside the transaction that c is, which learns of their errors.
-func (c *call) txRows(ctx context.Context, r driver.Rows) driver.Rows {
-	if !c.permit.WantsResult() {
-		return r
-	}
-	return &wrapRows{Rows: r, call: c, ctx: ctx}
 }
 
 // telling reports whether err, of any driver, says something of the server: by

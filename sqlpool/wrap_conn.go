@@ -209,7 +209,11 @@ func (c *wrapConn) PrepareContext(ctx context.Context, query string) (driver.Stm
 
 // Close ends a transaction that database/sql did not.
 func (c *wrapConn) Close() error {
-	c.endTx(nil)
+	if k := c.tx; k != nil {
+		defer k.abandon()
+		c.leaveTx()
+		k.end(nil)
+	}
 	return c.Conn.Close()
 }
 
@@ -226,22 +230,21 @@ func (c *wrapConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.T
 		})
 		return tx, err
 	}
-	k, err := c.g.begin(ctx)
-	if err != nil {
+	var k call
+	if err := k.begin(ctx, c.g); err != nil {
 		return nil, err
 	}
-	returned := false
-	defer k.abandon(&returned)
+	defer k.abandon()
 	tx, err := c.driverBegin(ctx, opts)
-	returned = true
 	k.heard()
 	if err != nil {
-		c.done(k, err)
+		c.done(&k, err)
 		return nil, err
 	}
-	c.served = true
-	c.tx = k
-	return &wrapTx{tx, c}, nil
+	t := &wrapTx{Tx: tx, c: c}
+	k.moveTo(&t.call)
+	c.tx, c.served = &t.call, true
+	return t, nil
 }
 
 // driverBegin is BeginTx of a driver that may not have it. What such a driver
@@ -271,17 +274,11 @@ var (
 	errNamed     = errors.New("sql: driver does not support the use of Named Parameters")
 )
 
-// endTx finishes the permit of the transaction, if one is open.
-func (c *wrapConn) endTx(err error) {
-	if k := c.tx; k != nil {
-		c.tx = nil
-		k.end(err)
-	}
-}
-
+// wrapTx keeps the permit of a transaction until its end.
 type wrapTx struct {
 	driver.Tx
-	c *wrapConn
+	c    *wrapConn
+	call call
 }
 
 func (t *wrapTx) Commit() error { return t.end(t.Tx.Commit) }
@@ -289,49 +286,67 @@ func (t *wrapTx) Commit() error { return t.end(t.Tx.Commit) }
 func (t *wrapTx) Rollback() error { return t.end(t.Tx.Rollback) }
 
 func (t *wrapTx) end(how func() error) error {
-	k := t.c.tx
-	if k != nil {
-		k.left = core.TimeLeft(k.ctx)
+	k := &t.call
+	if t.c.tx != k { // its connection was closed
+		return how()
 	}
-	returned := false
-	defer func() {
-		if !returned && k != nil {
-			t.c.tx = nil
-			k.abandon(&returned)
-		}
-	}()
+	defer k.abandon()
+	defer t.c.leaveTx()
+	k.left = core.TimeLeft(k.ctx)
 	err := how()
-	returned = true
-	t.c.endTx(err)
+	k.end(err)
 	return err
 }
 
-// run calls the driver for a statement: guarded, or noted in the transaction
-// that it belongs to. keep says that the permit outlives it, as rows do.
-func (c *wrapConn) run(ctx context.Context, fn func() error) error {
-	_, err := c.start(ctx, fn, false)
-	return err
-}
+func (c *wrapConn) leaveTx() { c.tx = nil }
 
-func (c *wrapConn) start(ctx context.Context, fn func() error, keep bool) (*call, error) {
+// exec calls the driver for a statement: guarded, or noted in the transaction
+// that it belongs to.
+func (c *wrapConn) exec(ctx context.Context, fn func() error) error {
 	if c.tx != nil {
-		return nil, c.inTx(ctx, fn)
+		return c.inTx(ctx, fn)
 	}
-	k, err := c.g.begin(ctx)
-	if err != nil {
-		return nil, err
+	var k call
+	if err := k.begin(ctx, c.g); err != nil {
+		return err
 	}
-	returned := false
-	defer k.abandon(&returned)
-	err = fn()
-	returned = true
+	defer k.abandon()
+	err := fn()
 	k.heard()
-	if err != nil || !keep {
-		c.done(k, err)
+	c.done(&k, err)
+	return err
+}
+
+// query is exec for what returns rows. They keep the permit, if the guard has a
+// use for that, or tell their transaction how they ended.
+func (c *wrapConn) query(ctx context.Context, fn func() (driver.Rows, error)) (driver.Rows, error) {
+	if c.tx != nil {
+		var r driver.Rows
+		err := c.inTx(ctx, func() (err error) {
+			r, err = fn()
+			return err
+		})
+		if err != nil || r == nil || !c.tx.permit.WantsResult() {
+			return r, err
+		}
+		return shown(&wrapRows{Rows: r, call: c.tx, ctx: ctx}), nil
+	}
+	var k call
+	if err := k.begin(ctx, c.g); err != nil {
 		return nil, err
+	}
+	defer k.abandon()
+	r, err := fn()
+	k.heard()
+	if err != nil || r == nil || !k.permit.WantsEnd() {
+		c.done(&k, err)
+		return r, err
 	}
 	c.served = true
-	return k, nil
+	w := &wrapRows{Rows: r, ctx: ctx}
+	k.moveTo(&w.own)
+	w.call = &w.own
+	return shown(w), nil
 }
 
 // done ends the call of a statement alone, or of a BEGIN that failed.
@@ -344,29 +359,15 @@ func (c *wrapConn) done(k *call, err error) {
 func (c *wrapConn) inTx(ctx context.Context, fn func() error) error {
 	k := c.tx
 	k.left = core.TimeLeft(ctx)
-	err := fn()
-	k.note(ctx, err)
+	err := core.ErrNoReturn // until it returns
+	defer func() { k.note(ctx, err) }()
+	err = fn()
 	return err
-}
-
-// query is run for what returns rows.
-func (c *wrapConn) query(ctx context.Context, fn func() (driver.Rows, error)) (r driver.Rows, err error) {
-	k, err := c.start(ctx, func() error {
-		r, err = fn()
-		return err
-	}, true)
-	if err != nil {
-		return nil, err
-	}
-	if k == nil {
-		return c.tx.txRows(ctx, r), nil
-	}
-	return k.rows(r), nil
 }
 
 // ExecContext of a driver that has it, or the older Exec.
 func (e wrapExecer) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (r driver.Result, err error) {
-	err = e.c.run(ctx, func() (err error) {
+	err = e.c.exec(ctx, func() (err error) {
 		if x, ok := e.c.Conn.(driver.ExecerContext); ok {
 			r, err = x.ExecContext(ctx, query, args)
 			return err
