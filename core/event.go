@@ -45,6 +45,11 @@ const (
 	// "broken", "unhealthy", "reset", "closed". Duration is its age.
 	KindDestroyed
 
+	// KindRetried: a call that failed is tried again. N is the number of the
+	// attempt that failed, from 1, or 0 where another counts them; ErrorType is
+	// the class of its error, Duration the pause before the next.
+	KindRetried
+
 	// KindPaused: a limiter was stopped, since somebody asked for it. Duration
 	// is for how long, 0 when the pause was ended.
 	KindPaused
@@ -65,6 +70,7 @@ var kindNames = [kindCount]string{
 	KindAcquireFailed:  "acquire_failed",
 	KindCreated:        "created",
 	KindDestroyed:      "destroyed",
+	KindRetried:        "retried",
 	KindPaused:         "paused",
 	KindReconfigured:   "reconfigured",
 }

@@ -1,6 +1,7 @@
 package sqlpool
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -13,16 +14,21 @@ import (
 
 // WrapConfig configures Wrap.
 type WrapConfig struct {
+	// Name is the component's name in events. Default: "sql".
+	Name string
+
 	// Guard is asked once for each statement outside a transaction, and once
 	// for each transaction. It is not asked for preparing, pinging and
 	// resetting, and not for statements inside a transaction that was begun with
-	// database/sql's BeginTx; a BEGIN sent as a statement is unknown here.
+	// database/sql's BeginTx; a BEGIN sent as a statement is unknown here. It is
+	// asked when the connection has been taken from database/sql's pool: where
+	// it waits, it waits with that in hand.
 	//
 	// A connection is not dialled while the guard says that it would refuse
 	// (see core.Refuser), as an open breaker does. A dial that fails is a call of
 	// its own: a core.Failure, unless the caller left or the server answered with
 	// a SQLSTATE that is no failure of its own, such as a wrong password's.
-	// Default nil: no guard, and Wrap returns the connector as it is.
+	// Default nil: no guard.
 	Guard core.Guard
 
 	// Outcome says what the error of a statement means for the guard. It is
@@ -37,10 +43,29 @@ type WrapConfig struct {
 	// core.Ignored for all else, since what a driver's own errors mean, such as
 	// a duplicate key or a full disk, only the program knows.
 	Outcome func(ctx context.Context, err error) core.Outcome
+
+	// Retry says what is tried again. Default: nothing, but for what
+	// database/sql tries again by itself.
+	Retry WrapRetry
+
+	// Observer hears
+	//
+	//   - core.KindCreated for each dial, with ErrorType if it failed;
+	//   - core.KindDestroyed when database/sql has closed a connection: To is
+	//     "broken" if the driver said so, by IsValid or, of anything but rows, by
+	//     driver.ErrBadConn; else "closed";
+	//   - core.KindRetried for each retry of Retry.
+	//
+	// What the Guard refuses the Guard tells of. The Observer, like the Guard and
+	// Outcome, is called while database/sql holds a lock of the connection, and
+	// at times one of its sql.DB: it must not use that. Default: none.
+	Observer core.Observer
 }
 
-// Wrap is c with a guard in front of its statements, for sql.OpenDB. When the
-// guard refuses, database/sql returns its *core.Rejection as it is.
+// Wrap is c with a guard in front of its statements, retries of what was not
+// sent, and events, for sql.OpenDB. When the guard refuses, database/sql returns
+// its *core.Rejection as it is. There is nothing in a WrapConfig that is invalid;
+// Wrap of a zero one is c itself.
 //
 // The guard's permit is held until a statement has returned, until its rows are
 // closed, or until its transaction is committed or rolled back.
@@ -49,50 +74,33 @@ type WrapConfig struct {
 // the optional interfaces of database/sql/driver those implement: one whose
 // presence alone changes what database/sql does is there exactly if the driver
 // has it; the others fall back to what database/sql does without them. Errors,
-// driver.ErrBadConn included, pass unchanged. What sql.Conn.Raw shows has a
-// method Unwrap() driver.Conn for the driver's own connection.
+// driver.ErrBadConn included, pass unchanged, but for those that Retry has tried
+// again. What sql.Conn.Raw shows has a method Unwrap() driver.Conn for the
+// driver's own connection.
 //
-// It is safe for concurrent use if c is.
+// It is safe for concurrent use if c is. sql.DB.Close closes c if that is an
+// io.Closer.
 func Wrap(c driver.Connector, cfg WrapConfig) driver.Connector {
-	if cfg.Guard == nil {
+	g := &guarded{
+		name:     cmp.Or(cfg.Name, "sql"),
+		guard:    cfg.Guard,
+		outcome:  cfg.Outcome,
+		retry:    cfg.Retry,
+		observer: cfg.Observer,
+	}
+	if g.guard == nil && g.observer == nil && !g.retry.on() {
 		return c
 	}
-	g := &guarded{guard: cfg.Guard, outcome: cfg.Outcome}
 	return &wrapConnector{c, g}
-}
-
-type wrapConnector struct {
-	driver.Connector // Driver is the driver's own
-	g                *guarded
-}
-
-func (c *wrapConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	if would := core.RefusalOf(c.g.guard); would != nil {
-		return nil, would
-	}
-	left := core.TimeLeft(ctx)
-	dc, err := c.Connector.Connect(ctx)
-	if err != nil {
-		if p, refused := c.g.guard.Acquire(ctx, core.Call{}); refused == nil {
-			p.Finish(ctx, core.Result{Outcome: outcome(ctx, err, left), Err: err})
-		}
-		return nil, err
-	}
-	return wrapDriverConn(dc, c.g), nil
-}
-
-// Close is called by sql.DB.Close.
-func (c *wrapConnector) Close() error {
-	if closer, ok := c.Connector.(io.Closer); ok {
-		return closer.Close()
-	}
-	return nil
 }
 
 // guarded asks a guard for statements and tells it how they went.
 type guarded struct {
-	guard   core.Guard // nil admits every call
-	outcome func(context.Context, error) core.Outcome
+	name     string
+	guard    core.Guard // nil admits every call
+	outcome  func(context.Context, error) core.Outcome
+	retry    WrapRetry
+	observer core.Observer
 }
 
 // call is one guarded statement or transaction. It is where what lasts as long
@@ -156,7 +164,7 @@ func (k *call) abandon() {
 // server is: some drivers, lib/pq among them, tell of a session that the server
 // ended by driver.ErrBadConn alone.
 func (k *call) done(err error, stale bool) {
-	if errors.Is(err, driver.ErrSkip) || errBadConn(err) && (stale || k.ctx.Err() != nil) {
+	if errors.Is(err, driver.ErrSkip) || wasUnsent(err) || errBadConn(err) && (stale || k.ctx.Err() != nil) {
 		k.permit.Cancel()
 		return
 	}
@@ -169,6 +177,9 @@ func (k *call) end(err error) {
 	o := core.Success
 	if k.err != nil {
 		o = k.outcome
+	}
+	if o == core.Success {
+		k.g.retry.Budget.Fund()
 	}
 	k.permit.Finish(k.ctx, core.Result{Outcome: o, Err: k.err, Latency: k.latency})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"time"
 
 	"github.com/surgewall/surgewall/core"
 )
@@ -32,8 +33,10 @@ type (
 type wrapConn struct {
 	driver.Conn
 	g      *guarded
+	made   time.Time
 	tx     *call // the transaction that is open
 	served bool  // a statement was run, or answered: if the connection is bad now, it has become so
+	broken bool  // the driver said so
 }
 
 // The interfaces whose presence alone changes what database/sql does:
@@ -52,6 +55,8 @@ const (
 type (
 	wrapExecer   struct{ c *wrapConn }
 	wrapQueryer  struct{ c *wrapConn }
+	wrapResetter struct{ c *wrapConn }
+	wrapValid    struct{ c *wrapConn }
 	wrapConnExec struct {
 		*wrapConn
 		wrapExecer
@@ -67,9 +72,10 @@ type (
 	}
 )
 
-// wrapDriverConn is dc behind g, with exactly the telling interfaces of dc.
-func wrapDriverConn(dc driver.Conn, g *guarded) driver.Conn {
-	c := &wrapConn{Conn: dc, g: g}
+// wrapDriverConn is dc, just made, behind g, with exactly the telling interfaces
+// of dc.
+func wrapDriverConn(dc driver.Conn, g *guarded, made time.Time) driver.Conn {
+	c := &wrapConn{Conn: dc, g: g, made: made}
 	has := 0
 	switch dc.(type) {
 	case driver.ExecerContext, execer:
@@ -79,15 +85,13 @@ func wrapDriverConn(dc driver.Conn, g *guarded) driver.Conn {
 	case driver.QueryerContext, queryer:
 		has |= hasQuery
 	}
-	r, ok := dc.(driver.SessionResetter)
-	if ok {
+	if _, ok := dc.(driver.SessionResetter); ok {
 		has |= hasReset
 	}
-	v, ok := dc.(driver.Validator)
-	if ok {
+	if _, ok := dc.(driver.Validator); ok {
 		has |= hasValid
 	}
-	e, q := wrapExecer{c}, wrapQueryer{c}
+	e, q, r, v := wrapExecer{c}, wrapQueryer{c}, wrapResetter{c}, wrapValid{c}
 	exec, query, both := wrapConnExec{c, e}, wrapConnQuery{c, q}, wrapConnBoth{c, e, q}
 	switch has {
 	case hasExec:
@@ -99,66 +103,66 @@ func wrapDriverConn(dc driver.Conn, g *guarded) driver.Conn {
 	case hasReset:
 		return struct {
 			*wrapConn
-			driver.SessionResetter
+			wrapResetter
 		}{c, r}
 	case hasReset | hasExec:
 		return struct {
 			wrapConnExec
-			driver.SessionResetter
+			wrapResetter
 		}{exec, r}
 	case hasReset | hasQuery:
 		return struct {
 			wrapConnQuery
-			driver.SessionResetter
+			wrapResetter
 		}{query, r}
 	case hasReset | hasExec | hasQuery:
 		return struct {
 			wrapConnBoth
-			driver.SessionResetter
+			wrapResetter
 		}{both, r}
 	case hasValid:
 		return struct {
 			*wrapConn
-			driver.Validator
+			wrapValid
 		}{c, v}
 	case hasValid | hasExec:
 		return struct {
 			wrapConnExec
-			driver.Validator
+			wrapValid
 		}{exec, v}
 	case hasValid | hasQuery:
 		return struct {
 			wrapConnQuery
-			driver.Validator
+			wrapValid
 		}{query, v}
 	case hasValid | hasExec | hasQuery:
 		return struct {
 			wrapConnBoth
-			driver.Validator
+			wrapValid
 		}{both, v}
 	case hasReset | hasValid:
 		return struct {
 			*wrapConn
-			driver.SessionResetter
-			driver.Validator
+			wrapResetter
+			wrapValid
 		}{c, r, v}
 	case hasReset | hasValid | hasExec:
 		return struct {
 			wrapConnExec
-			driver.SessionResetter
-			driver.Validator
+			wrapResetter
+			wrapValid
 		}{exec, r, v}
 	case hasReset | hasValid | hasQuery:
 		return struct {
 			wrapConnQuery
-			driver.SessionResetter
-			driver.Validator
+			wrapResetter
+			wrapValid
 		}{query, r, v}
 	case hasReset | hasValid | hasExec | hasQuery:
 		return struct {
 			wrapConnBoth
-			driver.SessionResetter
-			driver.Validator
+			wrapResetter
+			wrapValid
 		}{both, r, v}
 	}
 	return c
@@ -169,9 +173,25 @@ func (c *wrapConn) Unwrap() driver.Conn { return c.Conn }
 
 func (c *wrapConn) Ping(ctx context.Context) error {
 	if p, ok := c.Conn.(driver.Pinger); ok {
-		return p.Ping(ctx)
+		return c.saw(p.Ping(ctx))
 	}
 	return nil
+}
+
+func (r wrapResetter) ResetSession(ctx context.Context) error {
+	return r.c.saw(r.c.Conn.(driver.SessionResetter).ResetSession(ctx))
+}
+
+func (v wrapValid) IsValid() bool {
+	valid := v.c.Conn.(driver.Validator).IsValid()
+	v.c.broken = v.c.broken || !valid
+	return valid
+}
+
+// saw notes whether err says that the connection is broken.
+func (c *wrapConn) saw(err error) error {
+	c.broken = c.broken || err != nil && errBadConn(err)
+	return err
 }
 
 // CheckNamedValue leaves the value to the next converter if the driver has none.
@@ -183,23 +203,26 @@ func (c *wrapConn) CheckNamedValue(v *driver.NamedValue) error {
 }
 
 func (c *wrapConn) Prepare(query string) (driver.Stmt, error) {
-	st, err := c.Conn.Prepare(query)
+	return c.PrepareContext(context.Background(), query)
+}
+
+func (c *wrapConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	st, err := c.driverPrepare(ctx, query)
 	if err != nil {
-		return nil, err
+		if c.tx == nil {
+			err = c.g.elsewhere(ctx, err)
+		}
+		return nil, c.saw(err)
 	}
 	return wrapDriverStmt(st, c), nil
 }
 
-func (c *wrapConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	p, ok := c.Conn.(driver.ConnPrepareContext)
-	if ok {
-		st, err := p.PrepareContext(ctx, query)
-		if err != nil {
-			return nil, err
-		}
-		return wrapDriverStmt(st, c), nil
+// driverPrepare is PrepareContext of a driver that may not have it.
+func (c *wrapConn) driverPrepare(ctx context.Context, query string) (driver.Stmt, error) {
+	if p, ok := c.Conn.(driver.ConnPrepareContext); ok {
+		return p.PrepareContext(ctx, query)
 	}
-	st, err := c.Prepare(query)
+	st, err := c.Conn.Prepare(query)
 	if err == nil && ctx.Err() != nil {
 		_ = st.Close()
 		return nil, ctx.Err()
@@ -209,6 +232,7 @@ func (c *wrapConn) PrepareContext(ctx context.Context, query string) (driver.Stm
 
 // Close ends a transaction that database/sql did not.
 func (c *wrapConn) Close() error {
+	defer c.g.destroyed(c.made, c.broken)
 	if k := c.tx; k != nil {
 		defer k.abandon()
 		c.leaveTx()
@@ -238,8 +262,7 @@ func (c *wrapConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.T
 	tx, err := c.driverBegin(ctx, opts)
 	k.heard()
 	if err != nil {
-		c.done(&k, err)
-		return nil, err
+		return nil, c.done(&k, err)
 	}
 	t := &wrapTx{Tx: tx, c: c}
 	k.moveTo(&t.call)
@@ -293,7 +316,7 @@ func (t *wrapTx) end(how func() error) error {
 	defer k.abandon()
 	defer t.c.leaveTx()
 	k.left = core.TimeLeft(k.ctx)
-	err := how()
+	err := t.c.saw(how())
 	k.end(err)
 	return err
 }
@@ -313,8 +336,7 @@ func (c *wrapConn) exec(ctx context.Context, fn func() error) error {
 	defer k.abandon()
 	err := fn()
 	k.heard()
-	c.done(&k, err)
-	return err
+	return c.done(&k, err)
 }
 
 // query is exec for what returns rows. They keep the permit, if the guard has a
@@ -339,8 +361,7 @@ func (c *wrapConn) query(ctx context.Context, fn func() (driver.Rows, error)) (d
 	r, err := fn()
 	k.heard()
 	if err != nil || r == nil || !k.permit.WantsEnd() {
-		c.done(&k, err)
-		return r, err
+		return r, c.done(&k, err)
 	}
 	c.served = true
 	w := &wrapRows{Rows: r, ctx: ctx}
@@ -349,10 +370,13 @@ func (c *wrapConn) query(ctx context.Context, fn func() (driver.Rows, error)) (d
 	return shown(w), nil
 }
 
-// done ends the call of a statement alone, or of a BEGIN that failed.
-func (c *wrapConn) done(k *call, err error) {
+// done ends the call of a statement alone, or of a BEGIN that failed, and is err
+// as database/sql is told.
+func (c *wrapConn) done(k *call, err error) error {
+	err = c.g.elsewhere(k.ctx, err)
 	k.done(err, c.served)
 	c.served = c.served || !errors.Is(err, driver.ErrSkip) && !errBadConn(err)
+	return c.saw(err)
 }
 
 // inTx calls the driver for a statement of the transaction that is open.
@@ -362,7 +386,7 @@ func (c *wrapConn) inTx(ctx context.Context, fn func() error) error {
 	err := core.ErrNoReturn // until it returns
 	defer func() { k.note(ctx, err) }()
 	err = fn()
-	return err
+	return c.saw(err)
 }
 
 // ExecContext of a driver that has it, or the older Exec.
