@@ -49,6 +49,11 @@ const (
 	// which may be a leak. Duration is how long it has been out.
 	KindHeld
 
+	// KindRetried: a call that failed is tried again. N is the number of the
+	// attempt that failed, from 1, or 0 where another counts them; ErrorType is
+	// the class of its error, Duration the pause before the next.
+	KindRetried
+
 	// KindPaused: a limiter was stopped, since somebody asked for it. Duration
 	// is for how long, 0 when the pause was ended.
 	KindPaused
@@ -70,6 +75,7 @@ var kindNames = [kindCount]string{
 	KindCreated:        "created",
 	KindDestroyed:      "destroyed",
 	KindHeld:           "held",
+	KindRetried:        "retried",
 	KindPaused:         "paused",
 	KindReconfigured:   "reconfigured",
 }

@@ -85,7 +85,7 @@ func TestGoexitInAnObserverEndsOnlyItsGoroutine(t *testing.T) {
 
 func TestNamesOfConstants(t *testing.T) {
 	seen := map[string]bool{}
-	for k := core.KindRejected; k <= core.KindDestroyed; k++ {
+	for k := core.KindRejected; k <= core.KindReconfigured; k++ {
 		require.NotEqual(t, "unknown", k.String(), k)
 		require.False(t, seen[k.String()])
 		seen[k.String()] = true

@@ -11,8 +11,8 @@
 //   - "rate_limiting shadow" or "load_shedding shadow" likewise for refusals
 //     that core.Shadow did not enforce;
 //   - the metrics surgewall.circuit_breaker.state_changes,
-//     surgewall.rate_limiting.requests, surgewall.load_shedding.requests and
-//     surgewall.shadow.refusals;
+//     surgewall.rate_limiting.requests, surgewall.load_shedding.requests,
+//     surgewall.shadow.refusals and surgewall.retry.retries;
 //   - with [WithConnectionTimes], the histograms
 //     db.client.connection.{wait,use,create}_time.
 //

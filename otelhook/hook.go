@@ -29,6 +29,7 @@ type Hook struct {
 	pools    byName[component, pool]
 
 	stateChanges metric.Int64Counter
+	retries      metric.Int64Counter
 	times        *connectionTimes // nil unless WithConnectionTimes
 
 	exporter exporter
@@ -62,13 +63,15 @@ func New(opts ...Option) (*Hook, error) {
 		stop:     make(chan struct{}),
 		ended:    make(chan struct{}),
 	}
-	var errs [3]error
+	var errs [4]error
 	h.stateChanges, errs[0] = h.meter.Int64Counter(metricStateChanges,
 		metric.WithUnit("{change}"), metric.WithDescription("Changes of state of circuit breakers."))
 	if s.times {
 		h.times, errs[1] = newConnectionTimes(h.meter)
 	}
-	errs[2] = h.exporter.start(h)
+	h.retries, errs[2] = h.meter.Int64Counter(metricRetries,
+		metric.WithUnit("{retry}"), metric.WithDescription("Retries of calls that failed."))
+	errs[3] = h.exporter.start(h)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, errors.Join(err, h.exporter.end())
 	}
@@ -83,7 +86,7 @@ func (h *Hook) Enabled(k core.Kind) bool {
 		return false
 	}
 	switch k {
-	case core.KindRejected, core.KindShadowed, core.KindAcquireFailed, core.KindStateChanged:
+	case core.KindRejected, core.KindShadowed, core.KindAcquireFailed, core.KindStateChanged, core.KindRetried:
 		return true
 	case core.KindAcquired, core.KindReleased, core.KindCreated:
 		return h.times.enabled(k)
@@ -106,6 +109,8 @@ func (h *Hook) Observe(ctx context.Context, e core.Event) {
 		h.refused(ctx, e, false)
 	case core.KindStateChanged:
 		h.stateChanged(ctx, e)
+	case core.KindRetried:
+		h.retried(ctx, e)
 	case core.KindAcquired, core.KindReleased, core.KindCreated:
 		h.took(ctx, e)
 	}

@@ -23,6 +23,7 @@ const (
 	metricLimited      = "surgewall.rate_limiting.requests"
 	metricShed         = "surgewall.load_shedding.requests"
 	metricShadow       = "surgewall.shadow.refusals" // as in core.Shadow's own report
+	metricRetries      = "surgewall.retry.retries"
 	metricWaitTime     = "db.client.connection.wait_time"
 	metricUseTime      = "db.client.connection.use_time"
 	metricCreateTime   = "db.client.connection.create_time"
@@ -42,6 +43,7 @@ const (
 	keyResult     = attribute.Key("surgewall.rate_limiting.result")
 	keyShedder    = attribute.Key("surgewall.load_shedding.name")
 	keyShedReason = attribute.Key("surgewall.load_shedding.reason")
+	keyRetrier    = attribute.Key("surgewall.retry.name")
 	keyShadow     = attribute.Key("surgewall.shadow.name")
 	keyEnforced   = attribute.Key("surgewall.shadow.enforced")
 )

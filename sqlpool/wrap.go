@@ -1,6 +1,7 @@
 package sqlpool
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -13,16 +14,21 @@ import (
 
 // WrapConfig configures Wrap.
 type WrapConfig struct {
+	// Name is the component's name in events. Default: "sql".
+	Name string
+
 	// Guard is asked once for each statement outside a transaction, and once
 	// for each transaction. It is not asked for preparing, pinging and
 	// resetting, and not for statements inside a transaction that was begun with
-	// database/sql's BeginTx; a BEGIN sent as a statement is unknown here.
+	// database/sql's BeginTx; a BEGIN sent as a statement is unknown here. It is
+	// asked when the connection has been taken from database/sql's pool: where
+	// it waits, it waits with that in hand.
 	//
 	// A connection is not dialled while the guard says that it would refuse
 	// (see core.Refuser), as an open breaker does. A dial that fails is a call of
 	// its own: a core.Failure, unless the caller left or the server answered with
 	// a SQLSTATE that is no failure of its own, such as a wrong password's.
-	// Default nil: no guard, and Wrap returns the connector as it is.
+	// Default nil: no guard.
 	Guard core.Guard
 
 	// Outcome says what the error of a statement means for the guard. It is
@@ -37,10 +43,29 @@ type WrapConfig struct {
 	// core.Ignored for all else, since what a driver's own errors mean, such as
 	// a duplicate key or a full disk, only the program knows.
 	Outcome func(ctx context.Context, err error) core.Outcome
+
+	// Retry says what is tried again. Default: nothing, but for what
+	// database/sql tries again by itself.
+	Retry WrapRetry
+
+	// Observer hears
+	//
+	//   - core.KindCreated for each dial, with ErrorType if it failed;
+	//   - core.KindDestroyed when database/sql has closed a connection: To is
+	//     "broken" if the driver said so, by IsValid or, of anything but rows, by
+	//     driver.ErrBadConn; else "closed";
+	//   - core.KindRetried for each retry of Retry.
+	//
+	// What the Guard refuses the Guard tells of. The Observer, like the Guard and
+	// Outcome, is called while database/sql holds a lock of the connection, and
+	// at times one of its sql.DB: it must not use that. Default: none.
+	Observer core.Observer
 }
 
-// Wrap is c with a guard in front of its statements, for sql.OpenDB. When the
-// guard refuses, database/sql returns its *core.Rejection as it is.
+// Wrap is c with a guard in front of its statements, retries of what was not
+// sent, and events, for sql.OpenDB. When the guard refuses, database/sql returns
+// its *core.Rejection as it is. There is nothing in a WrapConfig that is invalid;
+// Wrap of a zero one is c itself.
 //
 // The guard's permit is held until a statement has returned, until its rows are
 // closed, or until its transaction is committed or rolled back.
@@ -49,82 +74,86 @@ type WrapConfig struct {
 // the optional interfaces of database/sql/driver those implement: one whose
 // presence alone changes what database/sql does is there exactly if the driver
 // has it; the others fall back to what database/sql does without them. Errors,
-// driver.ErrBadConn included, pass unchanged. What sql.Conn.Raw shows has a
-// method Unwrap() driver.Conn for the driver's own connection.
+// driver.ErrBadConn included, pass unchanged, but for those that Retry has tried
+// again. What sql.Conn.Raw shows has a method Unwrap() driver.Conn for the
+// driver's own connection.
 //
-// It is safe for concurrent use if c is.
+// It is safe for concurrent use if c is. sql.DB.Close closes c if that is an
+// io.Closer.
 func Wrap(c driver.Connector, cfg WrapConfig) driver.Connector {
-	if cfg.Guard == nil {
+	g := &guarded{
+		name:     cmp.Or(cfg.Name, "sql"),
+		guard:    cfg.Guard,
+		outcome:  cfg.Outcome,
+		retry:    cfg.Retry,
+		observer: cfg.Observer,
+	}
+	if g.guard == nil && g.observer == nil && !g.retry.on() {
 		return c
 	}
-	g := &guarded{guard: cfg.Guard, outcome: cfg.Outcome}
 	return &wrapConnector{c, g}
-}
-
-type wrapConnector struct {
-	driver.Connector // Driver is the driver's own
-	g                *guarded
-}
-
-func (c *wrapConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	if would := core.RefusalOf(c.g.guard); would != nil {
-		return nil, would
-	}
-	left := core.TimeLeft(ctx)
-	dc, err := c.Connector.Connect(ctx)
-	if err != nil {
-		if p, refused := c.g.guard.Acquire(ctx, core.Call{}); refused == nil {
-			p.Finish(ctx, core.Result{Outcome: outcome(ctx, err, left), Err: err})
-		}
-		return nil, err
-	}
-	return wrapDriverConn(dc, c.g), nil
-}
-
-// Close is called by sql.DB.Close.
-func (c *wrapConnector) Close() error {
-	if closer, ok := c.Connector.(io.Closer); ok {
-		return closer.Close()
-	}
-	return nil
 }
 
 // guarded asks a guard for statements and tells it how they went.
 type guarded struct {
-	guard   core.Guard
-	outcome func(context.Context, error) core.Outcome
+	name     string
+	guard    core.Guard // nil admits every call
+	outcome  func(context.Context, error) core.Outcome
+	retry    WrapRetry
+	observer core.Observer
 }
 
-// call is one guarded statement or transaction.
+// call is one guarded statement or transaction. It is where what lasts as long
+// is: on the stack, or in the rows or the transaction.
 type call struct {
+	permit core.Permit
+	course
+}
+
+// course is how a call goes.
+type course struct {
 	g       *guarded
 	ctx     context.Context // of the statement or transaction, while it lasts
-	permit  core.Permit
-	left    time.Duration // of the last statement's context, when it began
+	left    time.Duration   // of the last statement's context, when it began
 	began   time.Time
 	latency time.Duration // until the driver returned for the first time
 	err     error         // the first that is no answer
 	outcome core.Outcome  // of err
 }
 
-func (g *guarded) begin(ctx context.Context) (*call, error) {
-	p, err := g.guard.Acquire(ctx, core.Call{})
-	if err != nil {
-		return nil, err
+// begin asks the guard for a call. abandon is deferred right after it.
+func (k *call) begin(ctx context.Context, g *guarded) error {
+	k.g, k.ctx = g, ctx
+	if g.guard != nil {
+		p, err := g.guard.Acquire(ctx, core.Call{})
+		if err != nil {
+			return err
+		}
+		k.permit = p.Take()
 	}
-	return &call{g: g, ctx: ctx, permit: p.Take(), left: core.TimeLeft(ctx), began: time.Now()}, nil
+	if k.permit.WantsResult() {
+		k.left, k.began = core.TimeLeft(ctx), time.Now()
+	}
+	return nil
 }
 
 // heard notes that the driver returned for the first time: the rest is the
 // length of the rows or of the transaction.
-func (c *call) heard() { c.latency = max(1, time.Since(c.began)) }
-
-// abandon is deferred while the driver runs: it finishes the permit if the
-// driver panicked or exited the goroutine, and nobody else did.
-func (c *call) abandon(returned *bool) {
-	if !*returned {
-		c.permit.Finish(c.ctx, core.Result{Outcome: core.Failure, Err: core.ErrNoReturn})
+func (k *call) heard() {
+	if k.permit.WantsResult() {
+		k.latency = max(1, time.Since(k.began))
 	}
+}
+
+// moveTo leaves k empty, for the call to last longer.
+func (k *call) moveTo(to *call) {
+	to.permit, to.course = k.permit.Take(), k.course
+}
+
+// abandon finishes the permit if nobody has: the driver, or what is asked about
+// its error, has panicked or exited the goroutine.
+func (k *call) abandon() {
+	k.permit.Finish(k.ctx, core.Result{Outcome: core.Failure, Err: core.ErrNoReturn})
 }
 
 // done finishes the permit with what the driver made of a statement alone or
@@ -134,59 +163,47 @@ func (c *call) abandon(returned *bool) {
 // A connection that is bad and was not stale, since it is new, says that the
 // server is: some drivers, lib/pq among them, tell of a session that the server
 // ended by driver.ErrBadConn alone.
-func (c *call) done(err error, stale bool) {
-	if errors.Is(err, driver.ErrSkip) || errBadConn(err) && (stale || c.ctx.Err() != nil) {
-		c.permit.Cancel()
+func (k *call) done(err error, stale bool) {
+	if errors.Is(err, driver.ErrSkip) || wasUnsent(err) || errBadConn(err) && (stale || k.ctx.Err() != nil) {
+		k.permit.Cancel()
 		return
 	}
-	c.end(err)
+	k.end(err)
 }
 
 // end finishes the permit with what err says, or with what was noted before.
-func (c *call) end(err error) {
-	c.note(c.ctx, err)
+func (k *call) end(err error) {
+	k.note(k.ctx, err)
 	o := core.Success
-	if c.err != nil {
-		o = c.outcome
+	if k.err != nil {
+		o = k.outcome
 	}
-	c.permit.Finish(c.ctx, core.Result{Outcome: o, Err: c.err, Latency: c.latency})
+	if o == core.Success {
+		k.g.retry.Budget.Fund()
+	}
+	k.permit.Finish(k.ctx, core.Result{Outcome: o, Err: k.err, Latency: k.latency})
 }
 
 // note keeps the first error that is no answer. What has begun cannot be tried
 // again: a connection that goes bad under it is a failure.
-func (c *call) note(ctx context.Context, err error) {
-	if err == nil || errors.Is(err, driver.ErrSkip) || c.err != nil {
+func (k *call) note(ctx context.Context, err error) {
+	if err == nil || errors.Is(err, driver.ErrSkip) || k.err != nil {
 		return
 	}
 	var o core.Outcome
 	switch {
-	case c.g.outcome != nil && !errBadConn(err):
-		o = c.g.outcome(ctx, err)
+	case err == core.ErrNoReturn: //nolint:errorlint // our own
+		o = core.Failure
+	case k.g.outcome != nil && !errBadConn(err):
+		o = k.g.outcome(ctx, err)
 	case telling(err):
-		o = outcome(ctx, err, c.left)
+		o = outcome(ctx, err, k.left)
 	default:
 		o = core.Ignored
 	}
 	if o != core.Success {
-		c.outcome, c.err = o, err
+		k.outcome, k.err = o, err
 	}
-}
-
-// rows keeps the permit until they are closed, if the guard has a use for that.
-func (c *call) rows(r driver.Rows) driver.Rows {
-	if !c.permit.WantsEnd() {
-		c.end(nil)
-		return r
-	}
-	return &wrapRows{Rows: r, call: c, ctx: c.ctx, last: true}
-}
-
-// txRows are rows inside the transaction that c is, which learns of their errors.
-func (c *call) txRows(ctx context.Context, r driver.Rows) driver.Rows {
-	if !c.permit.WantsResult() {
-		return r
-	}
-	return &wrapRows{Rows: r, call: c, ctx: ctx}
 }
 
 // telling reports whether err, of any driver, says something of the server: by

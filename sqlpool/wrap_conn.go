@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"time"
 
 	"github.com/surgewall/surgewall/core"
 )
@@ -32,8 +33,10 @@ type (
 type wrapConn struct {
 	driver.Conn
 	g      *guarded
+	made   time.Time
 	tx     *call // the transaction that is open
 	served bool  // a statement was run, or answered: if the connection is bad now, it has become so
+	broken bool  // the driver said so
 }
 
 // The interfaces whose presence alone changes what database/sql does:
@@ -52,6 +55,8 @@ const (
 type (
 	wrapExecer   struct{ c *wrapConn }
 	wrapQueryer  struct{ c *wrapConn }
+	wrapResetter struct{ c *wrapConn }
+	wrapValid    struct{ c *wrapConn }
 	wrapConnExec struct {
 		*wrapConn
 		wrapExecer
@@ -67,9 +72,10 @@ type (
 	}
 )
 
-// wrapDriverConn is dc behind g, with exactly the telling interfaces of dc.
-func wrapDriverConn(dc driver.Conn, g *guarded) driver.Conn {
-	c := &wrapConn{Conn: dc, g: g}
+// wrapDriverConn is dc, just made, behind g, with exactly the telling interfaces
+// of dc.
+func wrapDriverConn(dc driver.Conn, g *guarded, made time.Time) driver.Conn {
+	c := &wrapConn{Conn: dc, g: g, made: made}
 	has := 0
 	switch dc.(type) {
 	case driver.ExecerContext, execer:
@@ -79,15 +85,13 @@ func wrapDriverConn(dc driver.Conn, g *guarded) driver.Conn {
 	case driver.QueryerContext, queryer:
 		has |= hasQuery
 	}
-	r, ok := dc.(driver.SessionResetter)
-	if ok {
+	if _, ok := dc.(driver.SessionResetter); ok {
 		has |= hasReset
 	}
-	v, ok := dc.(driver.Validator)
-	if ok {
+	if _, ok := dc.(driver.Validator); ok {
 		has |= hasValid
 	}
-	e, q := wrapExecer{c}, wrapQueryer{c}
+	e, q, r, v := wrapExecer{c}, wrapQueryer{c}, wrapResetter{c}, wrapValid{c}
 	exec, query, both := wrapConnExec{c, e}, wrapConnQuery{c, q}, wrapConnBoth{c, e, q}
 	switch has {
 	case hasExec:
@@ -99,66 +103,66 @@ func wrapDriverConn(dc driver.Conn, g *guarded) driver.Conn {
 	case hasReset:
 		return struct {
 			*wrapConn
-			driver.SessionResetter
+			wrapResetter
 		}{c, r}
 	case hasReset | hasExec:
 		return struct {
 			wrapConnExec
-			driver.SessionResetter
+			wrapResetter
 		}{exec, r}
 	case hasReset | hasQuery:
 		return struct {
 			wrapConnQuery
-			driver.SessionResetter
+			wrapResetter
 		}{query, r}
 	case hasReset | hasExec | hasQuery:
 		return struct {
 			wrapConnBoth
-			driver.SessionResetter
+			wrapResetter
 		}{both, r}
 	case hasValid:
 		return struct {
 			*wrapConn
-			driver.Validator
+			wrapValid
 		}{c, v}
 	case hasValid | hasExec:
 		return struct {
 			wrapConnExec
-			driver.Validator
+			wrapValid
 		}{exec, v}
 	case hasValid | hasQuery:
 		return struct {
 			wrapConnQuery
-			driver.Validator
+			wrapValid
 		}{query, v}
 	case hasValid | hasExec | hasQuery:
 		return struct {
 			wrapConnBoth
-			driver.Validator
+			wrapValid
 		}{both, v}
 	case hasReset | hasValid:
 		return struct {
 			*wrapConn
-			driver.SessionResetter
-			driver.Validator
+			wrapResetter
+			wrapValid
 		}{c, r, v}
 	case hasReset | hasValid | hasExec:
 		return struct {
 			wrapConnExec
-			driver.SessionResetter
-			driver.Validator
+			wrapResetter
+			wrapValid
 		}{exec, r, v}
 	case hasReset | hasValid | hasQuery:
 		return struct {
 			wrapConnQuery
-			driver.SessionResetter
-			driver.Validator
+			wrapResetter
+			wrapValid
 		}{query, r, v}
 	case hasReset | hasValid | hasExec | hasQuery:
 		return struct {
 			wrapConnBoth
-			driver.SessionResetter
-			driver.Validator
+			wrapResetter
+			wrapValid
 		}{both, r, v}
 	}
 	return c
@@ -169,9 +173,25 @@ func (c *wrapConn) Unwrap() driver.Conn { return c.Conn }
 
 func (c *wrapConn) Ping(ctx context.Context) error {
 	if p, ok := c.Conn.(driver.Pinger); ok {
-		return p.Ping(ctx)
+		return c.saw(p.Ping(ctx))
 	}
 	return nil
+}
+
+func (r wrapResetter) ResetSession(ctx context.Context) error {
+	return r.c.saw(r.c.Conn.(driver.SessionResetter).ResetSession(ctx))
+}
+
+func (v wrapValid) IsValid() bool {
+	valid := v.c.Conn.(driver.Validator).IsValid()
+	v.c.broken = v.c.broken || !valid
+	return valid
+}
+
+// saw notes whether err says that the connection is broken.
+func (c *wrapConn) saw(err error) error {
+	c.broken = c.broken || err != nil && errBadConn(err)
+	return err
 }
 
 // CheckNamedValue leaves the value to the next converter if the driver has none.
@@ -183,23 +203,26 @@ func (c *wrapConn) CheckNamedValue(v *driver.NamedValue) error {
 }
 
 func (c *wrapConn) Prepare(query string) (driver.Stmt, error) {
-	st, err := c.Conn.Prepare(query)
+	return c.PrepareContext(context.Background(), query)
+}
+
+func (c *wrapConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	st, err := c.driverPrepare(ctx, query)
 	if err != nil {
-		return nil, err
+		if c.tx == nil {
+			err = c.g.elsewhere(ctx, err)
+		}
+		return nil, c.saw(err)
 	}
 	return wrapDriverStmt(st, c), nil
 }
 
-func (c *wrapConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	p, ok := c.Conn.(driver.ConnPrepareContext)
-	if ok {
-		st, err := p.PrepareContext(ctx, query)
-		if err != nil {
-			return nil, err
-		}
-		return wrapDriverStmt(st, c), nil
+// driverPrepare is PrepareContext of a driver that may not have it.
+func (c *wrapConn) driverPrepare(ctx context.Context, query string) (driver.Stmt, error) {
+	if p, ok := c.Conn.(driver.ConnPrepareContext); ok {
+		return p.PrepareContext(ctx, query)
 	}
-	st, err := c.Prepare(query)
+	st, err := c.Conn.Prepare(query)
 	if err == nil && ctx.Err() != nil {
 		_ = st.Close()
 		return nil, ctx.Err()
@@ -209,7 +232,12 @@ func (c *wrapConn) PrepareContext(ctx context.Context, query string) (driver.Stm
 
 // Close ends a transaction that database/sql did not.
 func (c *wrapConn) Close() error {
-	c.endTx(nil)
+	defer c.g.destroyed(c.made, c.broken)
+	if k := c.tx; k != nil {
+		defer k.abandon()
+		c.leaveTx()
+		k.end(nil)
+	}
 	return c.Conn.Close()
 }
 
@@ -226,22 +254,20 @@ func (c *wrapConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.T
 		})
 		return tx, err
 	}
-	k, err := c.g.begin(ctx)
-	if err != nil {
+	var k call
+	if err := k.begin(ctx, c.g); err != nil {
 		return nil, err
 	}
-	returned := false
-	defer k.abandon(&returned)
+	defer k.abandon()
 	tx, err := c.driverBegin(ctx, opts)
-	returned = true
 	k.heard()
 	if err != nil {
-		c.done(k, err)
-		return nil, err
+		return nil, c.done(&k, err)
 	}
-	c.served = true
-	c.tx = k
-	return &wrapTx{tx, c}, nil
+	t := &wrapTx{Tx: tx, c: c}
+	k.moveTo(&t.call)
+	c.tx, c.served = &t.call, true
+	return t, nil
 }
 
 // driverBegin is BeginTx of a driver that may not have it. What such a driver
@@ -271,17 +297,11 @@ var (
 	errNamed     = errors.New("sql: driver does not support the use of Named Parameters")
 )
 
-// endTx finishes the permit of the transaction, if one is open.
-func (c *wrapConn) endTx(err error) {
-	if k := c.tx; k != nil {
-		c.tx = nil
-		k.end(err)
-	}
-}
-
+// wrapTx keeps the permit of a transaction until its end.
 type wrapTx struct {
 	driver.Tx
-	c *wrapConn
+	c    *wrapConn
+	call call
 }
 
 func (t *wrapTx) Commit() error { return t.end(t.Tx.Commit) }
@@ -289,84 +309,89 @@ func (t *wrapTx) Commit() error { return t.end(t.Tx.Commit) }
 func (t *wrapTx) Rollback() error { return t.end(t.Tx.Rollback) }
 
 func (t *wrapTx) end(how func() error) error {
-	k := t.c.tx
-	if k != nil {
-		k.left = core.TimeLeft(k.ctx)
+	k := &t.call
+	if t.c.tx != k { // its connection was closed
+		return how()
 	}
-	returned := false
-	defer func() {
-		if !returned && k != nil {
-			t.c.tx = nil
-			k.abandon(&returned)
-		}
-	}()
-	err := how()
-	returned = true
-	t.c.endTx(err)
+	defer k.abandon()
+	defer t.c.leaveTx()
+	k.left = core.TimeLeft(k.ctx)
+	err := t.c.saw(how())
+	k.end(err)
 	return err
 }
 
-// run calls the driver for a statement: guarded, or noted in the transaction
-// that it belongs to. keep says that the permit outlives it, as rows do.
-func (c *wrapConn) run(ctx context.Context, fn func() error) error {
-	_, err := c.start(ctx, fn, false)
-	return err
-}
+func (c *wrapConn) leaveTx() { c.tx = nil }
 
-func (c *wrapConn) start(ctx context.Context, fn func() error, keep bool) (*call, error) {
+// exec calls the driver for a statement: guarded, or noted in the transaction
+// that it belongs to.
+func (c *wrapConn) exec(ctx context.Context, fn func() error) error {
 	if c.tx != nil {
-		return nil, c.inTx(ctx, fn)
+		return c.inTx(ctx, fn)
 	}
-	k, err := c.g.begin(ctx)
-	if err != nil {
-		return nil, err
+	var k call
+	if err := k.begin(ctx, c.g); err != nil {
+		return err
 	}
-	returned := false
-	defer k.abandon(&returned)
-	err = fn()
-	returned = true
+	defer k.abandon()
+	err := fn()
 	k.heard()
-	if err != nil || !keep {
-		c.done(k, err)
+	return c.done(&k, err)
+}
+
+// query is exec for what returns rows. They keep the permit, if the guard has a
+// use for that, or tell their transaction how they ended.
+func (c *wrapConn) query(ctx context.Context, fn func() (driver.Rows, error)) (driver.Rows, error) {
+	if c.tx != nil {
+		var r driver.Rows
+		err := c.inTx(ctx, func() (err error) {
+			r, err = fn()
+			return err
+		})
+		if err != nil || r == nil || !c.tx.permit.WantsResult() {
+			return r, err
+		}
+		return shown(&wrapRows{Rows: r, call: c.tx, ctx: ctx}), nil
+	}
+	var k call
+	if err := k.begin(ctx, c.g); err != nil {
 		return nil, err
+	}
+	defer k.abandon()
+	r, err := fn()
+	k.heard()
+	if err != nil || r == nil || !k.permit.WantsEnd() {
+		return r, c.done(&k, err)
 	}
 	c.served = true
-	return k, nil
+	w := &wrapRows{Rows: r, ctx: ctx}
+	k.moveTo(&w.own)
+	w.call = &w.own
+	return shown(w), nil
 }
 
-// done ends the call of a statement alone, or of a BEGIN that failed.
-func (c *wrapConn) done(k *call, err error) {
+// done ends the call of a statement alone, or of a BEGIN that failed, and is err
+// as database/sql is told.
+func (c *wrapConn) done(k *call, err error) error {
+	err = c.g.elsewhere(k.ctx, err)
 	k.done(err, c.served)
 	c.served = c.served || !errors.Is(err, driver.ErrSkip) && !errBadConn(err)
+	return c.saw(err)
 }
 
 // inTx calls the driver for a statement of the transaction that is open.
 func (c *wrapConn) inTx(ctx context.Context, fn func() error) error {
 	k := c.tx
 	k.left = core.TimeLeft(ctx)
-	err := fn()
-	k.note(ctx, err)
-	return err
-}
-
-// query is run for what returns rows.
-func (c *wrapConn) query(ctx context.Context, fn func() (driver.Rows, error)) (r driver.Rows, err error) {
-	k, err := c.start(ctx, func() error {
-		r, err = fn()
-		return err
-	}, true)
-	if err != nil {
-		return nil, err
-	}
-	if k == nil {
-		return c.tx.txRows(ctx, r), nil
-	}
-	return k.rows(r), nil
+	err := core.ErrNoReturn // until it returns
+	defer func() { k.note(ctx, err) }()
+	err = fn()
+	return c.saw(err)
 }
 
 // ExecContext of a driver that has it, or the older Exec.
 func (e wrapExecer) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (r driver.Result, err error) {
-	err = e.c.run(ctx, func() (err error) {
+	err = e.c.exec(ctx, func() (err error) {
 		if x, ok := e.c.Conn.(driver.ExecerContext); ok {
 			r, err = x.ExecContext(ctx, query, args)
 			return err

@@ -435,7 +435,7 @@ func TestWrapKeepsExactlyTheTellingInterfaces(t *testing.T) {
 	}
 	seen := map[[4]bool]bool{}
 	for _, dc := range conns {
-		w := wrapDriverConn(dc, &guarded{guard: &spy{}})
+		w := wrapDriverConn(dc, &guarded{guard: &spy{}}, time.Now())
 		_, wantReset := dc.(driver.SessionResetter)
 		_, wantValid := dc.(driver.Validator)
 		_, ne := dc.(driver.ExecerContext)
@@ -619,7 +619,7 @@ func TestWrapFinishesThePermitWhenTheDriverPanics(t *testing.T) {
 // bareExec runs a wrapped statement without database/sql, which a panic leaves
 // in no state to be used again.
 func bareExec(ctx context.Context, b *bareConn, g core.Guard) (driver.Result, error) {
-	w := wrapDriverConn(b, &guarded{guard: g})
+	w := wrapDriverConn(b, &guarded{guard: g}, time.Now())
 	st, err := w.Prepare("x")
 	if err != nil {
 		return nil, err
@@ -631,7 +631,7 @@ func bareExec(ctx context.Context, b *bareConn, g core.Guard) (driver.Result, er
 func TestWrapClosedConnectionEndsItsTransaction(t *testing.T) {
 	b := &bareConn{}
 	g := &spy{}
-	w := wrapDriverConn(b, &guarded{guard: g})
+	w := wrapDriverConn(b, &guarded{guard: g}, time.Now())
 	_, err := w.(driver.ConnBeginTx).BeginTx(t.Context(), driver.TxOptions{})
 	require.NoError(t, err)
 	require.Equal(t, 1, g.held())
