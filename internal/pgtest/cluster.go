@@ -35,6 +35,12 @@ var defaults = map[string]string{
 	"full_page_writes": "off",
 	"autovacuum":       "off",
 	"shared_buffers":   "16MB",
+
+	// A replica looks again for a primary that is gone after a tenth of a
+	// second, not after five; and one that is silent does not hold up the
+	// primary's shutdown, which waits for it, for a minute.
+	"wal_retrieve_retry_interval": "100ms",
+	"wal_sender_timeout":          "5s",
 }
 
 // managed are the settings that the package's promises hang on.
@@ -43,8 +49,8 @@ var managed = []string{
 	"logging_collector", "port", "unix_socket_directories",
 }
 
-func mergeSettings(custom map[string]string) (map[string]string, error) {
-	settings := maps.Clone(defaults)
+func mergeSettings(base, custom map[string]string) (map[string]string, error) {
+	settings := maps.Clone(base)
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(custom)) {
 		if slices.Contains(managed, strings.ToLower(name)) {
@@ -73,8 +79,21 @@ func (s *Server) initdb(ctx context.Context) error {
 		"--auth-host=scram-sha-256", "--auth-local=trust",
 		"--encoding=UTF8", "--locale=C", "--no-sync")
 	s.prepare(cmd)
-	// initdb's own children hold the other end of this buffer's pipe, so that
-	// Wait also waits for them: after a kill nobody writes to the folder.
+	if err := s.runTool(ctx, cmd); err != nil {
+		return err
+	}
+	if err := os.Remove(pwfile); err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	return nil
+}
+
+// runTool runs a program that writes the data, until it ends or, with all its
+// children, is killed at the end of ctx.
+func (s *Server) runTool(ctx context.Context, cmd *exec.Cmd) error {
+	name := filepath.Base(cmd.Path)
+	// Its own children hold the other end of this buffer's pipe, so that Wait
+	// also waits for them: after a kill nobody writes to the folder.
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.Cancel = func() error { return killGroup(cmd) }
@@ -85,13 +104,10 @@ func (s *Server) initdb(ctx context.Context) error {
 		err = p.err
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("pgtest: initdb: %w", ctx.Err())
+		return fmt.Errorf("pgtest: %s: %w", name, ctx.Err())
 	}
 	if err != nil {
-		return fmt.Errorf("pgtest: initdb: %w\n%s", err, out.Bytes())
-	}
-	if err := os.Remove(pwfile); err != nil {
-		return fmt.Errorf("pgtest: %w", err)
+		return fmt.Errorf("pgtest: %s: %w\n%s", name, err, out.Bytes())
 	}
 	return nil
 }

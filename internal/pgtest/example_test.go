@@ -50,3 +50,32 @@ func ExampleCluster() {
 		}
 	}
 }
+
+// A test that loses its primary and goes on with a replica.
+func ExampleReplicas() {
+	_ = func(t *testing.T) {
+		primary, replicas := pgtest.Replicas(t, 1)
+		if err := primary.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := replicas[0].Promote(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := primary.Follow(t.Context(), replicas[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A test on a network that fails, and behind a PgBouncer.
+func ExampleProxy() {
+	_ = func(t *testing.T) {
+		bouncer := pgtest.PgBouncer(t, pgtest.DSN(t), pgtest.BouncerOptions{})
+		proxy, dsn := pgtest.Proxy(t, bouncer.DSN())
+		t.Log("connect to", dsn)
+		proxy.Freeze()
+		if err := proxy.Pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

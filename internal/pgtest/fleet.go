@@ -58,7 +58,7 @@ func (f *fleet) next(ctx context.Context) (*Server, error) {
 		return f.prototype, nil
 	}
 	var err error
-	f.prototype, err = create(ctx, Options{}, nil)
+	f.prototype, err = create(ctx, Options{}, startParts{})
 	return f.prototype, err
 }
 

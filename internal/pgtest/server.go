@@ -21,8 +21,8 @@ type Options struct {
 
 	// Settings are server settings (the names of postgresql.conf) beside or
 	// instead of the package's own: fsync, full_page_writes and autovacuum off,
-	// shared_buffers 16MB. Where the server listens and keeps its data cannot be
-	// set.
+	// shared_buffers 16MB, wal_retrieve_retry_interval 100ms, wal_sender_timeout
+	// 5s. Where the server listens and keeps its data cannot be set.
 	Settings map[string]string
 }
 
@@ -69,16 +69,17 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 type startParts struct {
 	pickPort  func() (int, error)
 	prototype *Server // if not nil, its data are copied instead of running initdb
+	primary   *Server // if not nil, a replica of it is started
 }
 
 func start(ctx context.Context, o Options, parts startParts) (_ *Server, err error) {
-	s, err := create(ctx, o, parts.prototype)
+	s, err := create(ctx, o, parts)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.Close())
+			err = joinClose(err, s)
 		}
 	}()
 	for try := 1; ; try++ {
@@ -96,11 +97,15 @@ func start(ctx context.Context, o Options, parts startParts) (_ *Server, err err
 }
 
 // create makes a server that has data and was never started.
-func create(ctx context.Context, o Options, prototype *Server) (_ *Server, err error) {
+func create(ctx context.Context, o Options, parts startParts) (_ *Server, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("pgtest: start: %w", err)
 	}
-	settings, err := mergeSettings(o.Settings)
+	base := defaults
+	if parts.primary != nil {
+		base = parts.primary.settings // some of a replica's must not be below its primary's
+	}
+	settings, err := mergeSettings(base, o.Settings)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +138,7 @@ func create(ctx context.Context, o Options, prototype *Server) (_ *Server, err e
 	s.turn <- struct{}{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.Close())
+			err = joinClose(err, s)
 		}
 	}()
 	if err := acct.own(dir); err != nil {
@@ -142,10 +147,14 @@ func create(ctx context.Context, o Options, prototype *Server) (_ *Server, err e
 	if s.watchdog, err = startWatchdog(dir); err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}
-	if prototype != nil && prototype.bin == bin { // data belong to one version
-		s.password = prototype.password
-		err = s.copyData(ctx, prototype)
-	} else {
+	switch from := parts.prototype; {
+	case parts.primary != nil:
+		s.password = parts.primary.password
+		err = s.backup(ctx, parts.primary)
+	case from != nil && from.bin == bin: // data belong to one version
+		s.password = from.password
+		err = s.copyData(ctx, from)
+	default:
 		err = s.initdb(ctx)
 	}
 	if err != nil {
@@ -153,6 +162,9 @@ func create(ctx context.Context, o Options, prototype *Server) (_ *Server, err e
 	}
 	return s, nil
 }
+
+// joinClose closes a server that is not handed out because of err.
+func joinClose(err error, s *Server) error { return errors.Join(err, s.Close()) }
 
 // DSN is the connection string of the database postgres over TCP, as a URL. It
 // contains the superuser's password, and stays the same over restarts.

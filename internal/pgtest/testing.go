@@ -82,15 +82,65 @@ func Cluster(tb TB) *Server {
 	if err != nil {
 		giveUp(tb, err)
 	}
+	closeAtEnd(tb, s, "server")
+	return s
+}
+
+// Replicas starts a primary and n replicas of it for this test alone: see
+// [Cluster] and [Server.Replica]. All have the same user and password. They are
+// closed when the test ends.
+func Replicas(tb TB, n int) (primary *Server, replicas []*Server) {
+	tb.Helper()
+	primary = Cluster(tb)
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	for i := range n {
+		r, err := primary.Replica(ctx, Options{})
+		if err != nil {
+			tb.Fatalf("%v", err)
+		}
+		closeAtEnd(tb, r, fmt.Sprintf("replica %d", i))
+		replicas = append(replicas, r)
+	}
+	return primary, replicas
+}
+
+// PgBouncer starts a [Bouncer] in front of the server that dsn connects to,
+// which may be the one that other tests use too. It is closed when the test
+// ends. Without the program, the test is skipped, or fails if REQUIRE_POSTGRES
+// says so; if the program is too old for the options, it is skipped.
+func PgBouncer(tb TB, dsn string, o BouncerOptions) *Bouncer {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	b, err := StartBouncer(ctx, dsn, o)
+	if errors.Is(err, errors.ErrUnsupported) {
+		tb.Skipf("%v", err)
+	}
+	if err != nil {
+		giveUp(tb, err)
+	}
 	tb.Cleanup(func() {
 		if tb.Failed() {
-			tb.Logf("the server's log:\n%s", s.Log())
+			tb.Logf("PgBouncer's log:\n%s", b.Log())
+		}
+		if err := b.Close(); err != nil {
+			tb.Errorf("%v", err)
+		}
+	})
+	return b
+}
+
+// closeAtEnd closes s when the test ends.
+func closeAtEnd(tb TB, s *Server, what string) {
+	tb.Cleanup(func() {
+		if tb.Failed() {
+			tb.Logf("the %s's log:\n%s", what, s.Log())
 		}
 		if err := s.Close(); err != nil {
 			tb.Errorf("%v", err)
 		}
 	})
-	return s
 }
 
 // Main returns an M that runs m and then closes what the tests shared. If that fails, its Run returns 1. Use it in TestMain, alone or under
@@ -117,10 +167,11 @@ func (c closingM) Run() int {
 	return code
 }
 
-// giveUp ends a test that got no server.
+// giveUp ends a test that got no server, or none of what it needs beside.
 func giveUp(tb TB, err error) {
 	tb.Helper()
-	if errors.Is(err, ErrNotInstalled) && !required() {
+	missing := errors.Is(err, ErrNotInstalled) || errors.Is(err, ErrBouncerNotInstalled)
+	if missing && !required() {
 		tb.Skipf("%v", err)
 	}
 	tb.Fatalf("%v", err)
