@@ -1,6 +1,7 @@
 package sqlpool
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +43,9 @@ func TestBadDSNIsReportedWithoutThePassword(t *testing.T) {
 		"s3cr3t",
 		"app:s3cr3t@localhost/shop",
 		"mysql://app:s3cr3t@localhost/shop",
+		"postgres://app@localhost/shop?pool_max_conn_lifetime=s3cr3t",
+		"postgres://app@localhost/shop?pgbouncer=s3cr3t",
+		"host=localhost user=app password=two pool_words=s3cr3t",
 	} {
 		_, err := Open(t.Context(), Config{DSN: dsn, Max: -1})
 		require.ErrorIs(t, err, core.ErrConfig, dsn)
@@ -78,7 +82,14 @@ func mustJSON(t *testing.T, v any) []byte {
 }
 
 func TestConfigAndPoolPrintNoPassword(t *testing.T) {
-	cfg := Config{DSN: "postgres://app:s3cr3t@127.0.0.1:1/shop", Max: 3, MinIdle: Off}
+	cfg := Config{
+		DSN: "postgres://app:s3cr3t@127.0.0.1:1/shop?pool_max_waiters=20", Max: 3, MinIdle: Off, Pooled: PooledYes,
+		BeforeConnect: func(_ context.Context, cfg *pgx.ConnConfig) error {
+			cfg.Password = secret + "too"
+			return nil
+		},
+		AfterConnect: func(context.Context, *pgx.Conn) error { return nil },
+	}
 	p := open(t, cfg)
 	var log strings.Builder
 	logger := slog.New(slog.NewJSONHandler(&log, nil))
@@ -108,12 +119,12 @@ func TestConfigAndPoolPrintNoPassword(t *testing.T) {
 
 func TestConfigReportsAllProblems(t *testing.T) {
 	_, err := Open(t.Context(), Config{
-		MinIdle: -2, Max: -2, MaxAge: -2, MaxIdleTime: -2, AcquireTimeout: -2, MaxWaiters: -2,
+		MinIdle: -2, Max: -2, MaxAge: -2, MaxAgeJitter: -2, MaxIdleTime: -2, AcquireTimeout: -2, MaxWaiters: -2,
 		UnavailableAfter: -2, MaxDials: -2, DialTimeout: -2,
 	})
 	require.ErrorIs(t, err, core.ErrConfig)
 	for _, field := range []string{
-		"DSN", "MinIdle", "Max", "MaxAge", "MaxIdleTime", "AcquireTimeout", "MaxWaiters", "UnavailableAfter", "MaxDials", "DialTimeout",
+		"DSN", "MinIdle", "Max", "MaxAge", "MaxAgeJitter", "MaxIdleTime", "AcquireTimeout", "MaxWaiters", "UnavailableAfter", "MaxDials", "DialTimeout",
 	} {
 		require.ErrorContains(t, err, "sqlpool.Config."+field+": ")
 	}

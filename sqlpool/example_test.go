@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/DATA-DOG/go-sqlmock"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/surgewall/surgewall/core"
@@ -60,6 +61,81 @@ func ExampleOpen() {
 	// orders unavailable
 	// sqlpool.Config.DSN: is not a connection string that pgx accepts (invalid port); it is withheld as it may hold a password
 	// sqlpool.Config.Max: -3: must not be negative
+}
+
+// The connection string may say how large the pool is, with the names that
+// pgx's pool has, too. What the Config sets wins.
+func ExampleConfig() {
+	ctx := context.Background()
+	db, err := sqlpool.Open(ctx, sqlpool.Config{
+		DSN: "postgres://app:secret@127.0.0.1:1/shop?pool_max_conns=8&pool_min_conns=2&pool_acquire_timeout=500ms",
+		Max: 4,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer db.Close(ctx)
+	for _, s := range db.Inspect().Settings {
+		switch s.Name {
+		case "Max", "MinIdle", "AcquireTimeout":
+			fmt.Println(s.Name, s.Value)
+		}
+	}
+
+	_, err = sqlpool.Open(ctx, sqlpool.Config{DSN: "host=localhost password=secret pool_max_conns=0 pool_max_conn_lifetime=week"})
+	fmt.Println(err)
+	// Output:
+	// MinIdle 2
+	// Max 4
+	// AcquireTimeout 500ms
+	// sqlpool.Config.DSN: pool_max_conns: 0: must be at least 1
+	// sqlpool.Config.DSN: pool_max_conn_lifetime: is not a duration such as 30s or 1h30m, or off
+}
+
+// cloudToken stands for what a cloud gives out in place of a password.
+func cloudToken(_ context.Context, host, user string) (string, error) {
+	return "token of " + user + " for " + host, nil
+}
+
+// Each dial logs in with a token of its own. It needs a server, so it is
+// compiled and not run.
+func ExampleConfig_token() {
+	ctx := context.Background()
+	db, err := sqlpool.Open(ctx, sqlpool.Config{
+		DSN: os.Getenv("DATABASE_URL"),
+		BeforeConnect: func(ctx context.Context, cfg *pgx.ConnConfig) (err error) {
+			cfg.Password, err = cloudToken(ctx, cfg.Host, cfg.User)
+			return err
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer db.Close(ctx)
+}
+
+// A pooler in transaction mode is found by itself, or declared. It needs one, so
+// it is compiled and not run.
+func ExamplePooled() {
+	ctx := context.Background()
+	db, err := sqlpool.Open(ctx, sqlpool.Config{DSN: os.Getenv("DATABASE_URL"), Pooled: sqlpool.PooledYes})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer db.Close(ctx)
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer tx.Rollback(ctx)
+	_, err = tx.Exec(ctx, "set local statement_timeout = '2s'") // ends with the transaction
+	fmt.Println(err)
+	_, err = tx.Prepare(ctx, "stock", "select stock from item where id = $1")
+	fmt.Println(errors.Is(err, sqlpool.ErrPooled))
 }
 
 // closedForRepair is a guard that refuses. A breaker or a limiter is used in
