@@ -118,6 +118,11 @@ type Config struct {
 	// Off: no bound but AcquireTimeout.
 	MaxWaiters int
 
+	// IgnoreDeadlines lets callers wait whose ctx will end before their turn
+	// comes, by how long connections were in use of late. Default: they are
+	// refused at once with pool.ErrOverloaded.
+	IgnoreDeadlines bool
+
 	// UnavailableAfter is how long dials must have been failing, with no
 	// connection alive, before callers are told pool.ErrUnavailable rather than
 	// left waiting. Default 1 s; Off: never.
@@ -142,6 +147,28 @@ type Config struct {
 	// that the server refuses, as for a wrong password, does not keep other
 	// pools from dialling. Default nil: no guard.
 	DialGuard core.Guard
+
+	// OnAcquire prepares a connection for the caller that is about to get it,
+	// under the caller's ctx: it sets the role that ctx names, say. After an
+	// error the connection is closed, and the caller gets that error, as it is;
+	// one that wraps pool.ErrUnfit makes it get another connection instead.
+	// Default nil.
+	OnAcquire func(ctx context.Context, conn *pgx.Conn) error
+
+	// OnRelease undoes what a caller has done to the session, before anybody
+	// else gets the connection: it runs RESET ROLE or DISCARD ALL, say. The
+	// caller waits for it. ctx has the values of the acquisition's and not its
+	// end; it ends after a second. False closes the connection. What is closed,
+	// busy or in a transaction anyway, it does not see. Default nil.
+	OnRelease func(ctx context.Context, conn *pgx.Conn) (fit bool)
+
+	// LeakAfter is how long a connection may be in use before it is reported as
+	// held: see Pool.Held. Default 60 s; Off: never.
+	LeakAfter time.Duration
+
+	// LeakSample makes one in so many acquisitions remember its stack, for
+	// Pool.Held; 1 is each. Default Off.
+	LeakSample int
 
 	// Observer hears the pool's events: see pool.Config. Default nil: nobody.
 	Observer core.Observer
@@ -297,13 +324,34 @@ func (c *Config) poolConfig(d *dialer, name string) pool.Config[*conn] {
 		MaxDials:         c.MaxDials,
 		DialTimeout:      c.DialTimeout,
 		DialGuard:        guardDials(c.DialGuard),
+		IgnoreDeadlines:  c.IgnoreDeadlines,
+		CheckEvery:       checkEvery,
+		LeakAfter:        c.LeakAfter,
+		LeakSample:       c.LeakSample,
 		Observer:         c.Observer,
 	}
 	if d != nil {
 		cfg.Dial = d.dial
 	}
+	if hook := c.OnAcquire; hook != nil {
+		cfg.OnAcquire = func(ctx context.Context, c *conn) error {
+			if err := hook(ctx, c.pgx); err != nil {
+				return err
+			}
+			if !c.clean() {
+				return errUncleanHook
+			}
+			return nil
+		}
+	}
+	if hook := c.OnRelease; hook != nil {
+		cfg.OnRelease = func(ctx context.Context, c *conn) bool { return hook(ctx, c.pgx) && c.clean() }
+	}
 	return cfg
 }
+
+// errUncleanHook is what a caller gets whose connection OnAcquire has spoilt.
+var errUncleanHook = errors.New("sqlpool: OnAcquire left the connection closed, in a transaction or with an answer unread")
 
 // address is where conn connects to, as OpenTelemetry names a pool.
 func address(conn *pgx.ConnConfig) string {

@@ -32,6 +32,11 @@ type dialer struct {
 	before func(context.Context, *pgx.ConnConfig) error
 	after  func(context.Context, *pgx.Conn) error
 	pooled atomic.Int32 // a Pooled: what was declared, or found
+
+	// sawPrimary is set once a dial has reached a server that is no standby. In
+	// a pool of which that is true, a standby is a primary that was demoted, or
+	// has taken its address; in one to a replica, it is what was asked for.
+	sawPrimary atomic.Bool
 }
 
 // newDialer is a dialer to conn, which is its own from then on.
@@ -85,6 +90,9 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 		if !c.clean() {
 			return nil, errors.New("sqlpool: AfterConnect left the connection closed, in a transaction or with an answer unread")
 		}
+	}
+	if c.pgx.PgConn().ParameterStatus("in_hot_standby") == "off" {
+		d.sawPrimary.Store(true)
 	}
 	fit = true
 	return c, nil

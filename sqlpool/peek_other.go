@@ -2,9 +2,16 @@
 
 package sqlpool
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
-// peeker looks at nothing here: the background check finds what is broken.
+// checkEvery is how long a connection is idle before it is pinged. Nothing else
+// finds out here that it is broken.
+const checkEvery = time.Second
+
+// peeker looks at nothing here.
 type peeker struct{}
 
 func newPeeker(net.Conn) peeker { return peeker{} }

@@ -5,7 +5,12 @@ package sqlpool
 import (
 	"net"
 	"syscall"
+	"time"
 )
+
+// checkEvery is how long a connection is idle before it is pinged. A look at the
+// socket finds what the peer has closed; this is for a peer that is silent.
+const checkEvery = 15 * time.Second
 
 // peeker looks whether a socket has something to read, without reading it and
 // without waiting. What it keeps between looks makes a look allocate nothing.

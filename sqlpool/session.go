@@ -38,6 +38,7 @@ type session struct {
 	err      error        // that error
 	refused  error        // the server's last error that is not 25P02, its echo
 	gone     bool         // an error said that the connection is of no more use
+	demoted  bool         // and so are all dialled before: what was a primary is none
 	ended    atomic.Bool
 }
 
@@ -144,7 +145,9 @@ func (s *session) learn(ctx context.Context, err error) {
 	class, ok := judge(err)
 	switch {
 	case ok:
-		s.gone = s.gone || class.gone || wentReadOnly(err, s.pgx.PgConn())
+		readOnly := wentReadOnly(err, s.pgx.PgConn())
+		s.gone = s.gone || class.gone || readOnly
+		s.demoted = s.demoted || readOnly && s.p.dialer.sawPrimary.Load()
 		o = outcome(ctx, err, s.left)
 		s.answered = true
 		if state, _ := sqlState(err); state != inFailedTransaction {
@@ -176,9 +179,12 @@ func (s *session) end() {
 	if s.err == nil && s.pgx.IsClosed() {
 		s.answered = false // it broke where nobody noted why, as under Conn.Conn
 	}
-	if s.gone || !s.clean() {
+	switch {
+	case s.demoted:
+		s.lease.Reset()
+	case s.gone || !s.clean():
 		s.lease.Destroy()
-	} else {
+	default:
 		s.lease.Release()
 	}
 }

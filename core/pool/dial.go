@@ -139,12 +139,14 @@ func (p *Pool[T]) dial(generation uint64) {
 type dialFailure struct {
 	err        error
 	errorType  string
-	retryAfter time.Duration // as the guard that refused it said, or 0
+	refused    bool          // a guard did not let it begin
+	retryAfter time.Duration // as that guard said, or 0
 }
 
 func noDial(err error) dialFailure {
 	f := dialFailure{err: err, errorType: core.ErrorType(err)}
 	if refused, ok := errors.AsType[*core.Rejection](err); ok {
+		f.refused = true
 		f.retryAfter, _ = refused.RetryAfter()
 	}
 	return f
@@ -213,7 +215,9 @@ func (p *Pool[T]) failLocked(why dialFailure, start, now int64) {
 		p.failingSince = start
 	}
 	p.failures++
-	p.lastErr = why.err
+	if !why.refused || p.lastErr == nil {
+		p.lastErr = why.err // what made a breaker open says more than that it is open
+	}
 	p.n.dialFailures++
 	pause := backoff(p.failures)
 	if grace := p.cfg.UnavailableAfter; grace > 0 && now-p.failingSince < int64(grace) {

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -385,4 +386,39 @@ func TestResourceDialledTooLateIsClosed(t *testing.T) {
 		require.EqualValues(t, 1, m.closes.Load())
 		require.Zero(t, p.Stats().Total)
 	})
+}
+
+// A guard of dials that refuses says when, and the last dial that it let begin
+// says why.
+func TestRefusalOfTheDialGuardHidesNoError(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var m maker
+		m.fails.Store(true)
+		cfg := m.config(2)
+		guard := &doorman{admits: 2}
+		cfg.DialGuard = guard
+		p := open(t, cfg)
+		got := <-ask(t.Context(), p)
+		require.ErrorIs(t, got.err, ErrUnavailable)
+		require.ErrorIs(t, got.err, errDial)
+		require.EqualValues(t, 2, m.dials.Load())
+		require.Greater(t, p.Stats().DialFailures, uint64(2))
+
+		p = open(t, Config[*conn]{Dial: m.dial, MinIdle: Off, DialGuard: &doorman{}})
+		got = <-ask(t.Context(), p)
+		require.ErrorIs(t, got.err, errDoorman, "there is no other")
+	})
+}
+
+var errDoorman = errors.New("not today")
+
+// doorman is a guard that admits so many calls.
+type doorman struct{ admits int }
+
+func (d *doorman) Acquire(context.Context, core.Call) (core.Permit, error) {
+	if d.admits > 0 {
+		d.admits--
+		return core.Permit{}, nil
+	}
+	return core.Permit{}, &core.Rejection{Guard: "doorman", Reason: core.CircuitOpen, Err: errDoorman}
 }

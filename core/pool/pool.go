@@ -70,7 +70,7 @@ type Pool[T any] struct {
 	failures     int   // dials that failed since the last that did not
 	failingSince int64 // when the first of them began
 	retryAt      int64 // no dial begins before
-	lastErr      error // of the last failed dial; nil if failures is 0
+	lastErr      error // of the last failed dial that a guard let begin, if any; nil if failures is 0
 	since        int64 // when the pool came into its state, unless unavailable
 
 	n counters
