@@ -123,7 +123,7 @@ func TestRunsOnce(t *testing.T) {
 		name:  "r",
 		once:  true,
 		procs: []int{1, 2},
-		also:  []extra{{"thrice", "3 ns"}},
+		also:  []extra{{"thrice", "3 ns", less}},
 		ours:  fake("us", 10, true, &log),
 		peers: []contender{fake("a", 20, true, &log), fake("b", 5, true, &log)},
 	}
@@ -178,7 +178,7 @@ func TestOneRow(t *testing.T) {
 // Every row, briefly: each contender's calls do what they should, and the JSON
 // has the keys that readers look for.
 func TestRows(t *testing.T) {
-	brief := plan{rounds: 1, slice: 200 * time.Microsecond, keys: 2_000, span: 20 * time.Millisecond}
+	brief := plan{rounds: 1, slice: 200 * time.Microsecond, turn: 5 * time.Millisecond, keys: 2_000, span: 20 * time.Millisecond}
 	for _, a := range areas {
 		var results []result
 		for _, r := range a.rows {
