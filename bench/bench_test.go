@@ -7,12 +7,18 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/surgewall/surgewall/internal/pgtest"
 )
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m).Run()) }
 
 func TestMedian(t *testing.T) {
 	require.Zero(t, median(nil))
@@ -123,7 +129,7 @@ func TestRunsOnce(t *testing.T) {
 		name:  "r",
 		once:  true,
 		procs: []int{1, 2},
-		also:  []extra{{"thrice", "3 ns"}},
+		also:  []extra{{"thrice", "3 ns", less}},
 		ours:  fake("us", 10, true, &log),
 		peers: []contender{fake("a", 20, true, &log), fake("b", 5, true, &log)},
 	}
@@ -167,6 +173,21 @@ func TestAreaWithoutRowsSaysSo(t *testing.T) {
 	require.Equal(t, "balance: no rows yet\n", log.String())
 }
 
+// Further figures have aims of their own.
+func TestAimsOfFurtherFigures(t *testing.T) {
+	r := row{
+		name: "r", aim: more, ours: contender{name: "us"}, peers: []contender{{name: "them"}},
+		also: []extra{{"time", "ms", less}, {"least", "of most", more}},
+	}
+	var p pairs
+	p.add(sample{value: 2, also: []float64{2, 2}}, sample{value: 1, also: []float64{1, 1}})
+	var ratios []float64
+	for _, g := range r.results("sql", 1, []pairs{p}, nil) {
+		ratios = append(ratios, g.Ratio)
+	}
+	require.Equal(t, []float64{0.5, 2, 0.5}, ratios)
+}
+
 func TestOneRow(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, run(t.Context(), []string{"-row", "open, permit", "-quick", "-all"}, &out, io.Discard))
@@ -176,51 +197,93 @@ func TestOneRow(t *testing.T) {
 }
 
 // Every row, briefly: each contender's calls do what they should, and the JSON
-// has the keys that readers look for.
+// has the keys that readers look for. Those of SQL need a server.
 func TestRows(t *testing.T) {
-	brief := plan{rounds: 1, slice: 200 * time.Microsecond, keys: 2_000, span: 20 * time.Millisecond}
 	for _, a := range areas {
-		var results []result
-		for _, r := range a.rows {
-			// real time: this measures
-			got, err := brief.measure(t.Context(), a.name, r)
-			require.NoError(t, err, "%s, %s", a.name, r.name)
-			procs := len(r.procs)
-			if procs == 0 {
-				procs = len(procCounts())
+		t.Run(a.name, func(t *testing.T) {
+			brief := plan{
+				rounds: 1, slice: 200 * time.Microsecond, turn: 5 * time.Millisecond,
+				keys: 2_000, span: 20 * time.Millisecond,
 			}
-			require.Len(t, got, procs*len(r.others())*(1+len(r.also)))
-			for _, g := range got {
+			if a.server {
+				brief.database = pgtest.DSN(t)
+			}
+			// real time: this measures
+			results, err := brief.measureArea(t.Context(), a, a.rows)
+			require.NoError(t, err)
+			want := 0
+			for _, r := range a.rows {
+				procs := len(r.procs)
+				if procs == 0 {
+					procs = len(procCounts())
+				}
+				want += procs * len(r.others()) * (1 + len(r.also))
+			}
+			require.Len(t, results, want)
+			for _, g := range results {
 				require.Positive(t, g.Ours, "%s, %s, %s", a.name, g.Row, g.Peer)
 				require.Positive(t, g.Theirs, "%s, %s, %s", a.name, g.Row, g.Peer)
 				require.Positive(t, g.Ratio, "%s, %s, %s", a.name, g.Row, g.Peer)
 			}
-			results = append(results, got...)
-		}
-		if results == nil {
-			continue
-		}
-		for _, everyPeer := range []bool{false, true} {
-			var out bytes.Buffer
-			require.NoError(t, printTable(&out, results, everyPeer))
-			if everyPeer {
-				for _, r := range results {
-					require.Contains(t, out.String(), r.Peer)
-				}
+			if results != nil {
+				checkOutput(t, results)
+			}
+		})
+	}
+}
+
+func checkOutput(t *testing.T, results []result) {
+	t.Helper()
+	for _, everyPeer := range []bool{false, true} {
+		var out bytes.Buffer
+		require.NoError(t, printTable(&out, results, everyPeer))
+		if everyPeer {
+			for _, r := range results {
+				require.Contains(t, out.String(), r.Peer)
 			}
 		}
-		text, err := json.Marshal(results)
-		require.NoError(t, err)
-		var objects []map[string]any
-		require.NoError(t, json.Unmarshal(text, &objects))
-		for _, o := range objects {
-			var keys []string
-			for k := range o {
-				keys = append(keys, k)
-			}
-			require.ElementsMatch(t, strings.Fields(
-				"area row procs unit ours ours_allocs peer peer_version theirs theirs_allocs floor ratio"), keys)
+	}
+	text, err := json.Marshal(results)
+	require.NoError(t, err)
+	var objects []map[string]any
+	require.NoError(t, json.Unmarshal(text, &objects))
+	for _, o := range objects {
+		var keys []string
+		for k := range o {
+			keys = append(keys, k)
 		}
+		require.ElementsMatch(t, strings.Fields(
+			"area row procs unit ours ours_allocs peer peer_version theirs theirs_allocs floor ratio"), keys)
+	}
+}
+
+// A row of SQL that fails is named, and the table is dropped all the same.
+func TestSQLAnswersAreChecked(t *testing.T) {
+	p := plan{rounds: 1, turn: time.Millisecond, database: pgtest.DSN(t)}
+	wrong := selectOne
+	wrong.want = func(int) int { return 2 }
+	l := load{goroutines: 3}
+	liar := loadRow("liar", l, row{ours: contender{name: "us", start: native(l, wrong, openOurs)}})
+	fine := loadRow("fine", l, row{
+		ours:  contender{name: "us", start: native(l, pointRead, openOurs)},
+		peers: []contender{{name: "them", start: l.database(pointRead.prepared(), openStdlib)}},
+	})
+	for range 2 {
+		got, err := p.measureArea(t.Context(), area{name: "sql", server: true}, []row{liar, fine})
+		require.EqualError(t, err, "sql, liar, 3 goroutines: procs "+fmt.Sprint(runtime.NumCPU())+
+			": us: select 1: 1 for id 0, want 2")
+		require.Len(t, got, 4)
+		require.Equal(t, "fine, 3 goroutines, p99", got[1].Row)
+	}
+}
+
+func TestSQLNeedsNoServerUnlessRequired(t *testing.T) {
+	lacking := fmt.Errorf("sql: %w", pgtest.ErrNotInstalled)
+	for required, want := range map[string]bool{"": true, "0": true, "false": true, "1": false} {
+		t.Setenv("REQUIRE_POSTGRES", required)
+		require.Equal(t, want, mayLack(lacking), required)
+		require.False(t, mayLack(io.EOF))
+		require.False(t, mayLack(nil))
 	}
 }
 

@@ -83,7 +83,7 @@ func (r row) results(area string, procs int, paired []pairs, floor []float64) (r
 	for j, also := range r.also {
 		for i := range paired {
 			p := paired[i].also(j)
-			results = append(results, fill(i, p.result(less), r.name+", "+also.name, also.unit))
+			results = append(results, fill(i, p.result(also.aim), r.name+", "+also.name, also.unit))
 		}
 	}
 	return results

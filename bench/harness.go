@@ -23,6 +23,7 @@ type row struct {
 	procs []int   // with how many processors; nil: procCounts
 	once  bool    // it takes long: not in turns of a slice, but each is started and measured once
 	big   bool    // so much is on the heap that turns are fewer and longer, without a collection before each
+	slow  bool    // a call takes a while: turns are of plan.turn
 }
 
 // aim is what makes a figure better.
@@ -30,12 +31,15 @@ type aim int
 
 const (
 	less  aim = iota
-	more      // queries/s
+	more      // calls/s
 	exact     // a share of what should be: the nearer to 1, the better
 )
 
 // extra is a further figure of a row's samples.
-type extra struct{ name, unit string }
+type extra struct {
+	name, unit string
+	aim        aim
+}
 
 // contender is one way to do a row's work.
 type contender struct {
@@ -111,6 +115,18 @@ func calibrate(goroutines int, loop func(int) int, d time.Duration) (int, error)
 // timed lets each goroutine make n calls, all at the same time.
 func timed(goroutines int, loop func(int) int, n int) (took time.Duration, allocs float64, err error) {
 	good := make([]int, goroutines)
+	took, allocs = together(goroutines, func(i int) { good[i] = loop(n) })
+	for _, g := range good {
+		if g != n {
+			return took, 0, fmt.Errorf("only %d of %d calls did what they should", g, n)
+		}
+	}
+	return took, allocs, nil
+}
+
+// together lets goroutines work at the same time, each with its number, and
+// takes the time until the last has done.
+func together(goroutines int, work func(i int)) (took time.Duration, allocs float64) {
 	begin := make(chan struct{})
 	var ready, done sync.WaitGroup
 	ready.Add(goroutines)
@@ -118,7 +134,7 @@ func timed(goroutines int, loop func(int) int, n int) (took time.Duration, alloc
 		done.Go(func() {
 			ready.Done()
 			<-begin
-			good[i] = loop(n)
+			work(i)
 		})
 	}
 	ready.Wait()
@@ -129,26 +145,30 @@ func timed(goroutines int, loop func(int) int, n int) (took time.Duration, alloc
 	done.Wait()
 	took = time.Since(started)
 	runtime.ReadMemStats(&after)
-	for _, g := range good {
-		if g != n {
-			return took, 0, fmt.Errorf("only %d of %d calls did what they should", g, n)
-		}
-	}
-	return took, float64(after.Mallocs - before.Mallocs), nil
+	return took, float64(after.Mallocs - before.Mallocs)
 }
 
 // plan is how thoroughly to measure.
 type plan struct {
 	rounds int
 	slice  time.Duration // how long a contender works before it is the next one's turn
+	turn   time.Duration // the same where calls are slow
 
 	span time.Duration // how long a contender works that is measured once
 	keys int           // a million, where a row has as many
+
+	database string // the connection string of a server, for rows that need one
 }
 
 var (
-	thorough = plan{rounds: 9, slice: 30 * time.Millisecond, span: 2 * time.Second, keys: 1_000_000}
-	quick    = plan{rounds: 5, slice: 3 * time.Millisecond, span: 200 * time.Millisecond, keys: 100_000}
+	thorough = plan{
+		rounds: 9, slice: 30 * time.Millisecond, turn: 500 * time.Millisecond,
+		span: 2 * time.Second, keys: 1_000_000,
+	}
+	quick = plan{
+		rounds: 5, slice: 3 * time.Millisecond, turn: 100 * time.Millisecond,
+		span: 200 * time.Millisecond, keys: 100_000,
+	}
 )
 
 // measure measures a row, for each number of processors.
@@ -156,6 +176,9 @@ func (p plan) measure(ctx context.Context, area string, r row) (results []result
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	if r.big {
 		p.rounds, p.slice = (p.rounds+1)/2, 3*p.slice // the caches are the last one's when a turn begins
+	}
+	if r.slow {
+		p.slice = p.turn
 	}
 	work := p.inOneGo
 	if !r.once {

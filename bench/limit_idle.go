@@ -29,7 +29,7 @@ func idleRow(name string, fresh bool) row {
 	return row{
 		name: name, unit: "us longest",
 		once: true, procs: []int{runtime.NumCPU()},
-		also:  []extra{{"half of the calls", "ns"}, {"99.99 of 100", "us"}, {"longest of all runs", "us"}},
+		also:  []extra{{"half of the calls", "ns", less}, {"99.99 of 100", "us", less}, {"longest of all runs", "us", less}},
 		ours:  contender{name: "Keyed", start: watched(ourStore)},
 		peers: storesOf(watched, false),
 		floor: contender{name: "clock", start: watched(func(int, storeConfig) (store, func()) {

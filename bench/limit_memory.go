@@ -19,7 +19,7 @@ import (
 var memoryRows = []row{{
 	name: "memory, 1,000,000 keys", unit: "B/key",
 	once: true, procs: []int{runtime.NumCPU()},
-	also:  []extra{{"heap objects", "objects/key"}, {"first call", "ns"}},
+	also:  []extra{{"heap objects", "objects/key", less}, {"first call", "ns", less}},
 	ours:  contender{name: "Keyed", start: held(ourStore)},
 	peers: storesOf(held, true),
 	aside: []contender{

@@ -21,23 +21,25 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 )
 
 // areas are what -area takes, in the order of the table. One without rows has
 // none yet.
 var areas = []area{
-	{"limit", limitRows},
-	{"circuit", circuitRows},
-	{"balance", nil},
-	{"pool", poolRows},
-	{"http", nil},
-	{"sql", nil},
+	{"limit", limitRows, false},
+	{"circuit", circuitRows, false},
+	{"balance", nil, false},
+	{"pool", poolRows, false},
+	{"http", nil, false},
+	{"sql", sqlRows, true},
 }
 
 type area struct {
-	name string
-	rows []row
+	name   string
+	rows   []row
+	server bool // they need a Postgres server
 }
 
 func main() {
@@ -82,20 +84,23 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 		if len(a.rows) == 0 {
 			fmt.Fprintf(log, "%s: no rows yet\n", a.name)
 		}
-		for _, r := range a.rows {
-			if !strings.Contains(r.name, *part) {
-				continue
-			}
-			found = true
-			got, err := plan.measure(ctx, a.name, r)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil {
-				failed = append(failed, fmt.Errorf("%s, %s: %w", a.name, r.name, err))
-			}
-			results = append(results, got...)
+		rows := slices.DeleteFunc(slices.Clone(a.rows), func(r row) bool { return !strings.Contains(r.name, *part) })
+		if len(rows) == 0 {
+			continue
 		}
+		found = true
+		got, err := plan.measureArea(ctx, a, rows)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if mayLack(err) {
+			fmt.Fprintf(log, "%s: skipped: %v\n", a.name, err)
+			continue
+		}
+		if err != nil {
+			failed = append(failed, err)
+		}
+		results = append(results, got...)
 	}
 	if *part != "" && !found {
 		return fmt.Errorf("no row has %q in its name", *part)
@@ -111,6 +116,31 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 		err = printTable(out, results, *everyPeer)
 	}
 	return errors.Join(append(failed, err)...)
+}
+
+// measureArea measures rows of an area, with a server if that needs one. A row
+// that fails does not keep the rest from being measured.
+func (p plan) measureArea(ctx context.Context, a area, rows []row) (results []result, err error) {
+	if a.server {
+		var stop func() error
+		p, stop, err = p.withDatabase(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", a.name, err)
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
+	var failed []error
+	for _, r := range rows {
+		got, err := p.measure(ctx, a.name, r)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s, %s: %w", a.name, r.name, err))
+		}
+		results = append(results, got...)
+	}
+	return results, errors.Join(failed...)
 }
 
 func choose(name string) ([]area, error) {

@@ -2,127 +2,130 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"runtime"
+	"slices"
 	"sync/atomic"
-
-	"github.com/jackc/puddle/v2"
-
-	"github.com/surgewall/surgewall/core/pool"
+	"time"
 )
 
-const jackc = "github.com/jackc/puddle/v2"
+// A resource costs nothing to make. Ours has nothing but Max in its Config, so
+// it keeps times of use and of age, as puddle does. What a pool costs on real
+// connections is in the area sql.
+//
+// In lendingRows, each gives back at once what it got. In those that yield, it
+// lets others run first, so that all resources are out and the rest has to wait.
+// In those with deadlines, each caller's context ends in a minute.
+var poolRows = slices.Concat(lendingRows, convoyRows, stormRows)
 
-const (
-	poolSize  = 10
-	crowdSize = 40 // goroutines, where there are more than resources
-)
+var lendingRows = []row{
+	lendingRow("alone", use{resources: 10}, twoSwaps),
+	lendingRow("alone, deadline", use{resources: 10, deadline: true}, twoSwaps),
+	crowdRow("40 goroutines on 10", use{resources: 10, goroutines: 40}),
+	crowdRow("40 goroutines on 10, yield", use{resources: 10, goroutines: 40, hold: runtime.Gosched}),
+	crowdRow("128 goroutines on 8", use{resources: 8, goroutines: 128}),
+	crowdRow("128 goroutines on 8, yield", use{resources: 8, goroutines: 128, hold: runtime.Gosched}),
+	crowdRow("128 goroutines on 8, yield, deadlines", use{resources: 8, goroutines: 128, hold: runtime.Gosched, deadline: true}),
+}
 
-// A resource costs nothing to make. In the contended rows, 40 goroutines want 10
-// resources: they give each back at once, or let others run first, so that all
-// resources are out and the rest has to wait.
-var poolRows = []row{
-	{
-		name:  "uncontended",
-		ours:  contender{name: "Pool", start: calls(0, func() (func(int) int, func()) { return ours(false) })},
-		peers: []contender{{"puddle", jackc, calls(0, func() (func(int) int, func()) { return puddles(false) })}},
-		floor: contender{name: "2 CAS", start: lone(func() func(int) int {
-			var word atomic.Int64
-			return func(n int) (good int) {
-				for range n {
-					for old := word.Load(); !word.CompareAndSwap(old, old+1); old = word.Load() {
+// use is how a pool is used.
+type use struct {
+	resources  int
+	goroutines int    // 0: one on each processor
+	hold       func() // what a resource is used for, nil for nothing
+	deadline   bool
+}
+
+func lendingRow(name string, u use, floor contender) row {
+	return row{
+		name:  name,
+		ours:  contender{name: "Pool", start: u.by(oursOf)},
+		peers: u.all(use.by),
+		floor: floor,
+	}
+}
+
+func crowdRow(name string, u use) row {
+	return lendingRow(name, u, contender{name: "channel", start: u.by(channelOf)})
+}
+
+// all are the peers, measured in one way.
+func (u use) all(way func(use, newLender) start) []contender {
+	return []contender{
+		{"puddle", jackc, way(u, puddleOf)},
+		{"database/sql", "", way(u, databaseOf)},
+	}
+}
+
+// by measures one loan, from one's asking to the next's.
+func (u use) by(make newLender) start {
+	return calls(u.goroutines, func() (func(int) int, func()) {
+		l := make(u.resources)
+		return func(n int) int {
+			ctx, cancel := u.context()
+			defer cancel()
+			good, _ := l.lend(ctx, n, u.hold)
+			return good
+		}, l.stop
+	})
+}
+
+func (u use) context() (context.Context, context.CancelFunc) {
+	if u.deadline {
+		return context.WithTimeout(context.Background(), time.Minute)
+	}
+	return context.Background(), nothing
+}
+
+var twoSwaps = contender{name: "2 CAS", start: lone(func() func(int) int {
+	var word atomic.Int64
+	return func(n int) (good int) {
+		for range n {
+			for old := word.Load(); !word.CompareAndSwap(old, old+1); old = word.Load() {
+			}
+			for old := word.Load(); !word.CompareAndSwap(old, old-1); old = word.Load() {
+			}
+			good++
+		}
+		return good
+	}
+})}
+
+// convoyRows: each of a hundred goroutines holds one of four resources for a
+// millisecond, asleep, gives it back and then needs a processor for another. A
+// pool whose release lets the next run only after that leaves the resource idle
+// meanwhile.
+var convoyRows = []row{{
+	name: "convoy, 100 goroutines on 4", unit: "loans/s", aim: more,
+	slow: true, procs: []int{runtime.NumCPU()},
+	ours:  contender{name: "Pool", start: convoy.inConvoy(oursOf)},
+	peers: convoy.all(use.inConvoy),
+	floor: contender{name: "channel", start: convoy.inConvoy(channelOf)},
+}}
+
+var convoy = use{resources: 4, goroutines: 100, hold: func() { time.Sleep(time.Millisecond) }}
+
+func (u use) inConvoy(make newLender) start {
+	return func(context.Context, plan) (measure, func(), error) {
+		l := make(u.resources)
+		ctx := context.Background()
+		return func(d time.Duration) (sample, error) {
+			var loans, failed atomic.Int64
+			end := time.Now().Add(d)
+			took, allocs := together(u.goroutines, func(int) {
+				for more := true; more; more = time.Now().Before(end) {
+					good, _ := l.lend(ctx, 1, u.hold)
+					loans.Add(int64(good))
+					failed.Add(int64(1 - good))
+					for started := time.Now(); time.Since(started) < time.Millisecond; {
 					}
-					for old := word.Load(); !word.CompareAndSwap(old, old-1); old = word.Load() {
-					}
-					good++
 				}
-				return good
+			})
+			if n := failed.Load(); n > 0 {
+				return sample{}, fmt.Errorf("%d loans failed", n)
 			}
-		})},
-	},
-	{
-		name:  "contended",
-		ours:  contender{name: "Pool", start: calls(crowdSize, func() (func(int) int, func()) { return ours(false) })},
-		peers: []contender{{"puddle", jackc, calls(crowdSize, func() (func(int) int, func()) { return puddles(false) })}},
-		floor: contender{name: "channel", start: calls(crowdSize, func() (func(int) int, func()) { return channel(false) })},
-	},
-	{
-		name:  "contended, all out",
-		ours:  contender{name: "Pool", start: calls(crowdSize, func() (func(int) int, func()) { return ours(true) })},
-		peers: []contender{{"puddle", jackc, calls(crowdSize, func() (func(int) int, func()) { return puddles(true) })}},
-		floor: contender{name: "channel", start: calls(crowdSize, func() (func(int) int, func()) { return channel(true) })},
-	},
-}
-
-func ours(hold bool) (loop func(int) int, stop func()) {
-	ctx := context.Background()
-	p, err := pool.New(pool.Config[int]{
-		Dial:    func(context.Context) (int, error) { return 1, nil },
-		Max:     poolSize,
-		MinIdle: poolSize,
-	})
-	if err != nil {
-		panic(err)
+			n := float64(loans.Load())
+			return sample{value: n / took.Seconds(), allocs: allocs / n}, nil
+		}, l.stop, nil
 	}
-	return func(n int) (good int) {
-		for range n {
-			l, err := p.Acquire(ctx)
-			if err != nil {
-				continue
-			}
-			good += l.Value()
-			if hold {
-				runtime.Gosched()
-			}
-			l.Release()
-		}
-		return good
-	}, func() { _ = p.Close(ctx) }
-}
-
-func puddles(hold bool) (loop func(int) int, stop func()) {
-	ctx := context.Background()
-	p, err := puddle.NewPool(&puddle.Config[int]{
-		Constructor: func(context.Context) (int, error) { return 1, nil },
-		Destructor:  func(int) {},
-		MaxSize:     poolSize,
-	})
-	if err != nil {
-		panic(err)
-	}
-	for range poolSize {
-		_ = p.CreateResource(ctx)
-	}
-	return func(n int) (good int) {
-		for range n {
-			r, err := p.Acquire(ctx)
-			if err != nil {
-				continue
-			}
-			good += r.Value()
-			if hold {
-				runtime.Gosched()
-			}
-			r.Release()
-		}
-		return good
-	}, p.Close
-}
-
-// channel is a pool that can do nothing but hand out: a buffered channel.
-func channel(hold bool) (loop func(int) int, stop func()) {
-	free := make(chan int, poolSize)
-	for range poolSize {
-		free <- 1
-	}
-	return func(n int) (good int) {
-		for range n {
-			v := <-free
-			good += v
-			if hold {
-				runtime.Gosched()
-			}
-			free <- v
-		}
-		return good
-	}, func() {}
 }
