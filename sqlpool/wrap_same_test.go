@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/retry"
 )
 
 // world is a database and a driver for it that has every optional interface. It
@@ -407,7 +408,7 @@ var sameCases = []struct {
 	{name: "broken", fails: map[string][]error{
 		"Exec": {errBroken}, "ExecContext": {errBroken}, "Query": {errBroken}, "QueryContext": {errBroken},
 		"Begin": {errBroken}, "BeginTx": {errBroken}, "Prepare": {nil, errBroken}, "PrepareContext": {nil, errBroken},
-		"Ping": {errBroken}, "Connect": {errBroken}, "Close": {errBroken}, "Connector.Close": {errBroken},
+		"Ping": {errBroken}, "Connect": {core.Mark(errBroken, core.Ignored)}, "Close": {errBroken}, "Connector.Close": {errBroken},
 	}},
 	{name: "stmt broken", fails: map[string][]error{
 		"Stmt.Exec": {errBroken}, "Stmt.ExecContext": {nil, errBroken}, "Stmt.Query": {nil, errBroken}, "Stmt.QueryContext": {errBroken},
@@ -550,9 +551,14 @@ var sameCases = []struct {
 	}},
 }
 
-// sameWraps are ways to wrap that refuse nothing.
+// sameWraps are ways to wrap that refuse nothing, and retry nothing: what fails
+// here is of errors that do not say that nothing was sent, nor of dials.
 var sameWraps = map[string]func() WrapConfig{
 	"guard": func() WrapConfig { return WrapConfig{Guard: &spy{}} },
+	"limit, observer and retry": func() WrapConfig {
+		return WrapConfig{Guard: endGuard{core.WantsNothing}, Observer: &ear{}, Retry: WrapRetry{Tries: 2, Backoff: retry.Backoff{Base: -1}}}
+	},
+	"observer": func() WrapConfig { return WrapConfig{Observer: &ear{}} },
 }
 
 // There is no driver with which a *sql.DB does anything else because of Wrap: to
