@@ -15,8 +15,14 @@ import (
 // session is one use of a connection, from its acquisition to its release: the
 // loan, the guard's permit, and what was learnt of the server meanwhile. It is
 // used by one goroutine at a time, but may be ended by several: once.
+//
+// It lies on the stack of a call that ends it, or within what the caller is
+// given and ends it with: rows, a row, a transaction, a Conn. Each use has its
+// own, so that a caller who has kept something of an earlier use finds it ended,
+// and not the next user's.
 type session struct {
 	*conn
+	p      *Pool
 	lease  pool.Lease[*conn]
 	permit core.Permit
 	ctx    context.Context // the caller's, for what ends without one: Rows.Close
@@ -26,22 +32,33 @@ type session struct {
 	began   time.Time     // the first statement
 	latency time.Duration // of the first answer
 
+	dead     bool         // the connection was closed before the statement began
 	answered bool         // the server was heard
 	outcome  core.Outcome // of the first error that is no answer
 	err      error        // that error
+	refused  error        // the server's last error that is not 25P02, its echo
 	gone     bool         // an error said that the connection is of no more use
 	ended    atomic.Bool
 }
 
-// begin asks the guard, then the pool. A refusal of the pool cancels the
+// begin is a new session that is open.
+func (p *Pool) begin(ctx context.Context) (*session, error) {
+	s := &session{}
+	if err := s.open(ctx, p); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// open asks the guard, then the pool. A refusal of the pool cancels the
 // permit, as the call never started; but that no connection can be dialled is
 // the server's failure, and what a breaker in front is there for.
-func (p *Pool) begin(ctx context.Context) (*session, error) {
-	s := &session{ctx: ctx}
+func (s *session) open(ctx context.Context, p *Pool) error {
+	s.p, s.ctx = p, ctx
 	if p.guard != nil {
 		permit, err := p.guard.Acquire(ctx, core.Call{})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.permit = permit.Take()
 	}
@@ -56,16 +73,22 @@ func (p *Pool) begin(ctx context.Context) (*session, error) {
 		s.permit.Finish(ctx, core.Result{Outcome: core.Failure, Err: err})
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	begun = true
 	s.lease, s.conn = lease, lease.Value()
-	return s, nil
+	return nil
+}
+
+// moveTo moves a session in which nothing has been asked yet.
+func (s *session) moveTo(d *session) {
+	d.conn, d.p, d.lease, d.permit, d.ctx = s.conn, s.p, s.lease, s.permit.Take(), s.ctx
 }
 
 // start notes that a statement under ctx is about to be sent. What the caller
 // spent on waiting for the connection is not the server's doing.
 func (s *session) start(ctx context.Context) {
+	s.dead = s.pgx.IsClosed()
 	if !s.permit.WantsResult() {
 		return
 	}
@@ -83,16 +106,40 @@ func (s *session) heard() {
 	}
 }
 
-// note learns from err, nil included, of a statement under ctx.
-func (s *session) note(ctx context.Context, err error) {
+// note learns from err, nil included, of a statement under ctx. It returns what
+// the caller is told.
+func (s *session) note(ctx context.Context, err error) error {
 	s.heard()
 	if err == nil {
 		s.answered = true
-		return
+		return nil
 	}
 	if s.named {
 		hintPooled(err)
 	}
+	if !s.dead && errors.Is(err, pgconn.ErrConnClosed) {
+		err = &answerLost{err}
+	}
+	s.learn(ctx, err)
+	return s.p.late(ctx, err)
+}
+
+// answerLost is what pgx calls "conn closed" when it reads, and the connection
+// was open when the statement was sent. By itself, that error is safe to retry,
+// as is right for a connection that was closed before: but pgx gives it for an
+// answer that breaks off under the simple protocol too, that of COMMIT included.
+type answerLost struct{ cause error }
+
+func (e *answerLost) Error() string {
+	return "sqlpool: the connection broke before the answer came: " + e.cause.Error()
+}
+
+func (e *answerLost) Unwrap() error { return e.cause }
+
+// SafeToRetry is what pgconn.SafeToRetry finds first.
+func (e *answerLost) SafeToRetry() bool { return false }
+
+func (s *session) learn(ctx context.Context, err error) {
 	o := core.Ignored
 	class, ok := judge(err)
 	switch {
@@ -100,6 +147,9 @@ func (s *session) note(ctx context.Context, err error) {
 		s.gone = s.gone || class.gone || wentReadOnly(err, s.pgx.PgConn())
 		o = outcome(ctx, err, s.left)
 		s.answered = true
+		if state, _ := sqlState(err); state != inFailedTransaction {
+			s.refused = err
+		}
 	case errBadConn(err):
 		s.gone = true // and database/sql tries again: nothing is learnt yet
 	case pgconn.SafeToRetry(err):
@@ -133,12 +183,15 @@ func (s *session) end() {
 	}
 }
 
-// finish tells the guard. A session in which the server was not heard, because
-// nothing was asked or because of a panic, teaches nothing.
+// finish tells the guard, and funds retries. A session in which the server was
+// not heard, because nothing was asked or because of a panic, teaches nothing.
 func (s *session) finish() {
 	o := s.outcome
 	if s.err == nil && s.answered {
 		o = core.Success
+		if !conflict(s.refused) {
+			s.p.budget.Fund()
+		}
 	}
 	s.permit.Finish(s.ctx, core.Result{Outcome: o, Err: s.err, Latency: s.latency})
 }
