@@ -16,6 +16,11 @@
 // pgx speaks the protocol; its pool is not used. Pool.DB is a *sql.DB on the same
 // connections.
 //
+// The connection string may hold the pool's settings, with the names of pgx's pool
+// and more: see Config, which also has hooks around a dial, as for a password that
+// is a cloud's token. A pooler such as PgBouncer in between is found, or declared:
+// see Pooled.
+//
 // Wrap puts a guard around any other database/sql driver, whose pool then stays
 // that of database/sql.
 package sqlpool

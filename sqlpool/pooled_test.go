@@ -164,27 +164,22 @@ func allWorks(t *testing.T, dsn string) {
 			})
 		},
 		"SendBatch outside": func(id int) error {
-			c, err := p.Acquire(ctx)
-			if err != nil {
-				return err
-			}
-			defer c.Release()
 			b := &pgx.Batch{}
 			b.Queue("insert into item values ($1, $2)", id, "batch")
 			b.Queue("select $1::int", id).QueryRow(func(r pgx.Row) error { return expect(id, r.Scan) })
-			return c.Conn().SendBatch(ctx, b).Close()
+			return p.SendBatch(ctx, b).Close()
 		},
 		"CopyFrom": func(id int) error {
-			c, err := p.Acquire(ctx)
-			if err != nil {
-				return err
-			}
-			defer c.Release()
-			n, err := c.Conn().CopyFrom(ctx, pgx.Identifier{"item"}, []string{"id", "name"}, pgx.CopyFromRows([][]any{{int64(id), "copy"}, {int64(id), "copy"}}))
+			n, err := p.CopyFrom(ctx, pgx.Identifier{"item"}, []string{"id", "name"}, pgx.CopyFromRows([][]any{{int64(id), "copy"}, {int64(id), "copy"}}))
 			if err == nil && n != 2 {
 				return fmt.Errorf("copied %d", n)
 			}
 			return err
+		},
+		"InTx": func(id int) error {
+			return p.InTx(ctx, pgx.TxOptions{}, func(ctx context.Context, tx pgx.Tx) error {
+				return expect(id, tx.QueryRow(ctx, "select $1::int", id).Scan)
+			})
 		},
 		"DB exec": func(id int) error {
 			_, err := db.ExecContext(ctx, "insert into item values ($1, $2)", id, "db")
