@@ -17,14 +17,18 @@ type conn struct {
 	pgx *pgx.Conn
 	std *stdlib.Conn // the same connection, for database/sql
 	peeker
+	prepared statements // for database/sql
 }
 
 // dialer makes physical connections, with pgx for the protocol.
-type dialer struct{ connector driver.Connector }
+type dialer struct {
+	connector driver.Connector
+	config    *pgx.ConnConfig
+}
 
-// newDialer keeps a copy of cfg.
+// newDialer keeps cfg, and a copy of it.
 func newDialer(cfg *pgx.ConnConfig) *dialer {
-	return &dialer{stdlib.GetConnector(*cfg)}
+	return &dialer{stdlib.GetConnector(*cfg), cfg}
 }
 
 // dial connects and logs in. The driver's connection is made here, once, since
@@ -43,7 +47,7 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 		_ = dc.Close()
 		return nil, fmt.Errorf("sqlpool: pgx made a %T", dc)
 	}
-	c := &conn{pgx: std.Conn(), std: std}
+	c := &conn{pgx: std.Conn(), std: std, prepared: newStatements(d.config)}
 	c.peeker = newPeeker(c.pgx.PgConn().Conn())
 	return c, nil
 }

@@ -33,15 +33,24 @@ type session struct {
 	ended    atomic.Bool
 }
 
-// begin asks the guard, then the pool. A refusal of the pool cancels the
+// begin is a new session that is open.
+func (p *Pool) begin(ctx context.Context) (*session, error) {
+	s := &session{}
+	if err := s.open(ctx, p); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// open asks the guard, then the pool. A refusal of the pool cancels the
 // permit, as the call never started; but that no connection can be dialled is
 // the server's failure, and what a breaker in front is there for.
-func (p *Pool) begin(ctx context.Context) (*session, error) {
-	s := &session{ctx: ctx}
+func (s *session) open(ctx context.Context, p *Pool) error {
+	s.ctx = ctx
 	if p.guard != nil {
 		permit, err := p.guard.Acquire(ctx, core.Call{})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.permit = permit.Take()
 	}
@@ -56,11 +65,11 @@ func (p *Pool) begin(ctx context.Context) (*session, error) {
 		s.permit.Finish(ctx, core.Result{Outcome: core.Failure, Err: err})
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	begun = true
 	s.lease, s.conn = lease, lease.Value()
-	return s, nil
+	return nil
 }
 
 // start notes that a statement under ctx is about to be sent. What the caller
