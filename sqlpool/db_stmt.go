@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -150,16 +151,18 @@ func (ss *statements) forget(ctx context.Context, on *pgx.Conn, e *list.Element)
 }
 
 // doubt notes that a statement failed with err. It is prepared anew before its
-// next use, unless the error is one of data or of the moment: what pgx and the
-// server know of its types may be of a schema that has changed.
+// next use if the error may come of a schema that has changed since, or of a
+// session whose statements were deallocated: what pgx could not encode, what is
+// not supported (0A), not known (26), of another name or type (42), or internal.
 func (ss *statements) doubt(query string, err error) {
 	e, ok := ss.all[query]
 	if !ok {
 		return
 	}
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch pg.Code[:min(2, len(pg.Code))] {
-		case "0A", "26", "42", "XX": // not supported, unknown statement, names and types, internal
+	if state, ok := sqlState(err); ok {
+		switch {
+		case state == "22P02", state == "22P03": // an argument that is not of the type that was sent
+		case slices.Contains([]string{"0A", "26", "42", "XX"}, state[:min(2, len(state))]):
 		default:
 			return
 		}
