@@ -23,6 +23,7 @@ type conn struct {
 	std   *stdlib.Conn // the same connection, for database/sql
 	named bool         // statements are kept under names at the other end
 	peeker
+	prepared statements // for database/sql
 }
 
 // dialer makes physical connections, with pgx for the protocol. Its methods may
@@ -120,7 +121,7 @@ func connect(ctx context.Context, cfg *pgx.ConnConfig, pooled bool) (*conn, erro
 		_ = dc.Close()
 		return nil, fmt.Errorf("sqlpool: pgx made a %T", dc)
 	}
-	c := &conn{pgx: std.Conn(), std: std}
+	c := &conn{pgx: std.Conn(), std: std, prepared: newStatements(cfg)}
 	c.named = !pooled || cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 	c.peeker = newPeeker(c.pgx.PgConn().Conn())
 	return c, nil

@@ -2,168 +2,190 @@ package sqlpool
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"io"
+	"sync/atomic"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// connector gives database/sql connections of a Pool. To database/sql each is a
-// new one, and its Close is the release.
+// maxProxies is how many idle proxies a *sql.DB keeps. There are no more of them
+// than there have been callers at once, which Max and MaxWaiters bound.
+const maxProxies = 10_000
+
+// proxyIdleTime is how long a proxy stays idle before database/sql drops it.
+// What a burst of callers has left goes with it: each proxy remembers each
+// sql.Stmt that has been used on it.
+const proxyIdleTime = time.Minute
+
+// DB is a *sql.DB on the connections of this pool, always the same. Each of its
+// statements and transactions acquires a connection here, in this pool's queue
+// and after its Guard was asked, and gives it back at its end; an sql.Conn does
+// so until its Close. The wait obeys the context of the statement, and a refusal
+// is its error, or that of DB.Conn: errors.As finds the *core.Rejection.
+//
+// A prepared sql.Stmt is prepared once on each connection that it is used on,
+// where it stays after its Close, for whoever prepares the same text. As many
+// stay as pgx caches of other statements: ConnConfig.StatementCacheCapacity, 512
+// by default; then that used least recently is deallocated. The execution mode
+// of ConnConfig holds for prepared statements, too: only in
+// QueryExecModeCacheStatement, the default, do they leave anything on the
+// server. In QueryExecModeSimpleProtocol nothing is sent before the statement is
+// used, so that a wrong one, or a wrong number of arguments, shows no earlier.
+//
+// A statement whose plan the server has given up for a change of the schema, or
+// no longer knows, is sent once more, prepared anew; in a transaction, which has
+// failed by then, its error is returned.
+//
+// A transaction that its context ends is rolled back, and its connection is
+// kept, unless it was in the middle of a statement.
+//
+// What database/sql takes for connections costs little and holds nothing while
+// it is idle. So its Stats say little: read the Pool's. Leave its limits as they
+// are. SetMaxOpenConns would put a queue in front of the pool's, in random
+// order, and may keep a connection from the pool that nobody uses;
+// SetMaxIdleConns, SetConnMaxLifetime and SetConnMaxIdleTime do no harm, and no
+// good: MaxAge and MaxIdleTime of the Config are those of the connections.
+//
+// The Pool's Close closes it too; its own Close leaves the Pool open, and is for
+// good. After either, it returns database/sql's error of a closed database.
+//
+// What sql.Conn.Raw shows has a method Conn() *pgx.Conn, which returns nil when
+// the connection was lost to a panic.
+func (p *Pool) DB() *sql.DB { return p.db }
+
+// openDB makes the *sql.DB of p. The connections are the pool's to keep, and so
+// is the queue for them: database/sql keeps proxies, as many as there are
+// callers at once.
+func openDB(p *Pool) *sql.DB {
+	db := sql.OpenDB(connector{p})
+	db.SetMaxIdleConns(maxProxies)
+	db.SetConnMaxIdleTime(proxyIdleTime)
+	return db
+}
+
+// connector makes proxies for database/sql.
 type connector struct{ p *Pool }
 
+// Connect makes a proxy, with a connection: whoever asked is about to use it.
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	s, err := c.p.begin(ctx)
-	if err != nil {
+	d := &dbConn{p: c.p}
+	if err := d.acquire(ctx); err != nil {
 		return nil, err
 	}
-	return &dbConn{s.std, s}, nil
+	return d, nil
 }
 
 func (connector) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
 
-// stdConn names the field below, so that it does not hide the method Conn.
-type stdConn = stdlib.Conn
-
-// dbConn is pgx's driver connection for the time of one loan. What it does not
-// override is pgx's, and so the interfaces that database/sql looks for are.
+// dbConn is what database/sql takes for a connection: a proxy that has one of the
+// pool's for as long as database/sql lends the proxy to somebody. database/sql
+// tells when that begins, by ResetSession or Connect, and when it ends, by
+// IsValid or Close. It uses a proxy from one goroutine at a time, and what it was
+// given by one, such as rows, not after the end.
 type dbConn struct {
-	*stdConn
-	s *session
+	p       *Pool
+	session session // while lent
+	lent    bool
+	refused error // why it is not lent
 }
 
-// Close gives the connection back.
-func (c *dbConn) Close() error {
-	c.s.end()
+// The interfaces that database/sql looks for. With the first two, it does not
+// throw away the connection of a transaction that its context has ended.
+var _ interface {
+	driver.SessionResetter
+	driver.Validator
+	driver.Pinger
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.ConnPrepareContext
+	driver.ConnBeginTx
+	driver.NamedValueChecker
+} = (*dbConn)(nil)
+
+func (c *dbConn) acquire(ctx context.Context) error {
+	c.session = session{}
+	if err := c.session.open(ctx, c.p); err != nil {
+		return err
+	}
+	c.lent = true
 	return nil
 }
 
-// Ping asks pgx itself: its driver's Ping tells of nothing but a bad connection,
-// which would hide a server that does not answer from the guard, and from the
-// caller. database/sql may try it on another connection while there is time.
-func (c *dbConn) Ping(ctx context.Context) error {
-	err := c.s.run(ctx, func() error { return c.s.pgx.Ping(ctx) })
-	if err == nil {
+// release gives the connection back, if there is one.
+func (c *dbConn) release() {
+	c.refused = nil
+	if c.lent {
+		c.lent = false
+		c.session.end()
+	}
+}
+
+// ResetSession acquires a connection for the caller that database/sql is about
+// to lend the proxy to.
+func (c *dbConn) ResetSession(ctx context.Context) error {
+	if err := c.acquire(ctx); err != nil {
+		c.refused = &refusedReset{error: err}
+		return c.refused
+	}
+	return nil
+}
+
+// IsValid gives the connection back, as database/sql has the proxy back. The
+// proxy is always valid.
+func (c *dbConn) IsValid() bool {
+	c.release()
+	return true
+}
+
+// Close ends the proxy, and gives back a connection that it still has.
+func (c *dbConn) Close() error {
+	c.release()
+	return nil
+}
+
+// use is the session of whoever has the proxy.
+func (c *dbConn) use() (*session, error) {
+	if c.refused != nil {
+		return nil, c.refused
+	}
+	if !c.lent || c.session.ended.Load() { // by a panic
+		return nil, driver.ErrBadConn
+	}
+	return &c.session, nil
+}
+
+// Conn is the pgx connection, for sql.Conn.Raw.
+func (c *dbConn) Conn() *pgx.Conn {
+	s, err := c.use()
+	if err != nil {
 		return nil
 	}
-	c.s.gone = true
-	if ctx.Err() != nil {
-		return err
-	}
-	return driver.ErrBadConn
+	return s.pgx
 }
 
-func (c *dbConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (r driver.Result, err error) {
-	err = c.s.run(ctx, func() error {
-		r, err = c.stdConn.ExecContext(ctx, query, args)
-		return err
-	})
-	return r, err
+// refusedReset is the error of an acquisition that database/sql asked for by
+// ResetSession. It would ignore the error, and so let DB.Conn succeed, unless
+// errors.Is finds driver.ErrBadConn in it; and if it finds that again, it would
+// try other proxies, and have the guard asked again for each. So it is
+// ErrBadConn when it is first asked, in order to be returned, and not when it is
+// asked whether to try again. If database/sql asked otherwise, it would do one
+// or the other: a proxy that is lent in spite of all returns the error at its
+// first use.
+type refusedReset struct {
+	error
+	asked atomic.Bool
 }
 
-func (c *dbConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	return c.s.driverRows(ctx, func() (driver.Rows, error) { return c.stdConn.QueryContext(ctx, query, args) })
+func (e *refusedReset) Is(target error) bool {
+	return target == driver.ErrBadConn && !e.asked.Swap(true)
 }
 
-func (c *dbConn) PrepareContext(ctx context.Context, query string) (st driver.Stmt, err error) {
-	if !c.s.named {
-		return &textStmt{c, query}, nil
-	}
-	err = c.s.run(ctx, func() error {
-		st, err = c.stdConn.PrepareContext(ctx, query)
-		return err
-	})
-	if pgx, ok := st.(*stdlib.Stmt); ok {
-		return &dbStmt{pgx, c.s}, err
-	}
-	return st, err
-}
+func (e *refusedReset) Unwrap() error { return e.error }
 
-func (c *dbConn) BeginTx(ctx context.Context, opts driver.TxOptions) (t driver.Tx, err error) {
-	err = c.s.run(ctx, func() error {
-		t, err = c.stdConn.BeginTx(ctx, opts)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return dbTx{t, c.s, ctx}, nil
-}
-
-type dbTx struct {
-	driver.Tx
-	s   *session
-	ctx context.Context // under which database/sql runs Commit and Rollback
-}
-
-func (t dbTx) Commit() error { return t.s.run(t.ctx, t.Tx.Commit) }
-
-func (t dbTx) Rollback() error { return t.s.run(t.ctx, t.Tx.Rollback) }
-
-type dbStmt struct {
-	*stdlib.Stmt
-	s *session
-}
-
-func (st *dbStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (r driver.Result, err error) {
-	err = st.s.run(ctx, func() error {
-		r, err = st.Stmt.ExecContext(ctx, args)
-		return err
-	})
-	return r, err
-}
-
-func (st *dbStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	return st.s.driverRows(ctx, func() (driver.Rows, error) { return st.Stmt.QueryContext(ctx, args) })
-}
-
-// run sends a statement and notes how that went. When it panics, as the code of
-// an argument's type or of a tracer may, the session is over: database/sql would
-// never close the connection.
-func (s *session) run(ctx context.Context, fn func() error) error {
-	returned := false
-	defer func() {
-		if !returned {
-			s.end()
-		}
-	}()
-	s.start(ctx)
-	err := fn()
-	returned = true
-	s.note(ctx, err)
-	return err
-}
-
-// driverRows are pgx's, which tell the session how they ended.
-func (s *session) driverRows(ctx context.Context, query func() (driver.Rows, error)) (r driver.Rows, err error) {
-	err = s.run(ctx, func() error {
-		r, err = query()
-		return err
-	})
-	if pgx, ok := r.(*stdlib.Rows); ok && err == nil {
-		return &dbRows{pgx, s, ctx}, nil
-	}
-	return r, err
-}
-
-type dbRows struct {
-	*stdlib.Rows
-	s   *session
-	ctx context.Context // of the statement, which is still running
-}
-
-func (r *dbRows) Next(dest []driver.Value) error {
-	err := r.Rows.Next(dest)
-	if err != nil && !errors.Is(err, io.EOF) {
-		r.s.note(r.ctx, err)
-	}
-	return err
-}
-
-// Close reads what is left of the answer, which may fail too.
-func (r *dbRows) Close() error {
-	err := r.Rows.Close()
-	r.s.note(r.ctx, err)
-	return err
-}
+// errBusy is returned for a statement that comes before the rows of another, on
+// the same connection, have been closed.
+var errBusy = errors.New("sqlpool: the connection is busy: close the rows of the statement before")

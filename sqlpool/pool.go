@@ -61,10 +61,7 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	if cfg.StatementTimeout > 0 {
 		p.timeout = &statementTimeout{pool: name, limit: cfg.StatementTimeout}
 	}
-	p.db = sql.OpenDB(connector{p})
-	// The connections are the pool's to keep: database/sql holds none that is
-	// not in use, and puts no queue of its own in front.
-	p.db.SetMaxIdleConns(-1)
+	p.db = openDB(p)
 	if !cfg.RequireServer {
 		return p, nil
 	}
@@ -88,22 +85,6 @@ func (p *Pool) Ping(ctx context.Context) error {
 	defer s.end()
 	return s.ping(ctx)
 }
-
-// DB is a *sql.DB on the connections of this pool, always the same. Each of its
-// statements and transactions acquires a connection here, in this pool's queue
-// and after its Guard was asked once, and gives it back at its end. Its own
-// limits stay as they are: raising SetMaxIdleConns would keep connections from
-// the pool. Its Stats say little; read the Pool's.
-//
-// The Pool's Close closes it too; its own Close leaves the Pool open, and is for
-// good. After either, it returns database/sql's error of a closed database.
-//
-// A prepared sql.Stmt is prepared anew for each use, as each may get another
-// connection: two more round trips. Statements that are not prepared cost no
-// more than natively, as pgx caches them for each connection.
-//
-// The connection that sql.Conn.Raw shows has a method Conn() *pgx.Conn.
-func (p *Pool) DB() *sql.DB { return p.db }
 
 // Close ends the pool: it refuses all who wait or ask with pool.ErrClosed,
 // closes the idle connections and waits for those in use to be given back. If

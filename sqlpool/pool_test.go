@@ -759,5 +759,5 @@ func TestDatabaseSQLSharesTheConnections(t *testing.T) {
 	cancel()
 	eventually(t, func() bool { return p.Stats().Used == 0 })
 	require.NoError(t, db.PingContext(ctx))
-	require.EqualValues(t, 0, db.Stats().Idle)
+	require.Zero(t, p.Stats().Used)
 }

@@ -2,7 +2,6 @@ package sqlpool
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net"
@@ -27,8 +26,8 @@ import (
 //     types may fail. For a pooler that keeps prepared statements, as PgBouncer
 //     does since version 1.21 if its max_prepared_statements is above 0, write
 //     default_query_exec_mode=cache_statement.
-//   - A sql.Stmt of DB is its text, and is checked when it is used. Prepare of a
-//     native transaction returns ErrPooled.
+//   - A sql.Stmt of DB is its text, which the server checks once and does not
+//     keep. Prepare of a native transaction returns ErrPooled.
 //   - The end of a statement's context closes the connection, as always, but no
 //     cancel request is sent: a pooler needs another connection to the server for
 //     that, and under load it has none (pgx issue 679). The server goes on with
@@ -129,27 +128,4 @@ func hintPooled(err error) {
 		pg.Hint = "if there is a pooler such as PgBouncer, see Pooled of sqlpool.Config"
 		pg.Message += " (" + pg.Hint + ")"
 	}
-}
-
-// textStmt is a statement of database/sql that is prepared nowhere.
-type textStmt struct {
-	c   *dbConn
-	sql string
-}
-
-func (*textStmt) Close() error  { return nil }
-func (*textStmt) NumInput() int { return -1 } // the server counts
-
-func (st *textStmt) Exec([]driver.Value) (driver.Result, error) { return nil, errNoContext }
-func (st *textStmt) Query([]driver.Value) (driver.Rows, error)  { return nil, errNoContext }
-
-// errNoContext is for database/sql's older methods, which it does not call.
-var errNoContext = errors.New("sqlpool: use the method that has a context")
-
-func (st *textStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	return st.c.ExecContext(ctx, st.sql, args)
-}
-
-func (st *textStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	return st.c.QueryContext(ctx, st.sql, args)
 }
