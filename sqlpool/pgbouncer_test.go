@@ -1,6 +1,7 @@
 package sqlpool
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/surgewall/surgewall/internal/pgtest"
@@ -22,5 +23,13 @@ func pgbouncer(t *testing.T, maxPrepared int) pooler {
 		MaxPreparedStatements: maxPrepared,
 		Settings:              map[string]string{"default_pool_size": "2"},
 	})
-	return pooler{dsn: b.DSN(), direct: direct}
+	return pooler{dsn: withQuery(b.DSN()), direct: withQuery(direct)}
+}
+
+// withQuery is a URL that more parameters can be added to.
+func withQuery(dsn string) string {
+	if strings.Contains(dsn, "?") {
+		return dsn
+	}
+	return dsn + "?connect_timeout=10"
 }

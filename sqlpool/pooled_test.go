@@ -326,7 +326,7 @@ func TestNoCancelRequestIsSentToAPooler(t *testing.T) {
 
 func TestWhatAPoolerDoesNotKeepIsRefused(t *testing.T) {
 	ctx := t.Context()
-	dsn := pgtest.DSN(t)
+	dsn := withQuery(pgtest.DSN(t))
 	p := open(t, Config{DSN: dsn, Max: 1, Pooled: PooledYes})
 	err := pgx.BeginFunc(ctx, p, func(tx pgx.Tx) error {
 		_, err := tx.Prepare(ctx, "ask", "select 1")
