@@ -420,7 +420,7 @@ func TestConnectionThatWasDeadBeforeAnythingWasSentCostsNoError(t *testing.T) {
 	c, err := db.Conn(ctx)
 	require.NoError(t, err)
 	k.before = 1
-	_, err = c.ExecContext(ctx, "select 1")
+	_, err = c.ExecContext(ctx, "select $1::int", 1)
 	require.ErrorIs(t, err, driver.ErrBadConn)
 	require.ErrorIs(t, c.Close(), sql.ErrConnDone)
 	require.Zero(t, p.Stats().Used)
