@@ -101,7 +101,7 @@ func TestNamesOfConstants(t *testing.T) {
 	require.True(t, core.RateLimited.Retryable() && core.Closed.Retryable())
 	require.False(t, core.NeverFits.Retryable() || core.InvalidCost.Retryable())
 	require.True(t, core.RateLimited.Quota() && core.NeverFits.Quota())
-	require.False(t, core.CircuitOpen.Quota() || core.Overloaded.Quota() || core.Closed.Quota())
+	require.False(t, core.CircuitOpen.Quota() || core.Overloaded.Quota() || core.RetryBudget.Quota() || core.Closed.Quota())
 	for o := core.Ignored; o <= core.Throttled; o++ {
 		require.NotEqual(t, "unknown", o.String())
 	}

@@ -30,6 +30,7 @@ const (
 	WaitTimeout        // the wait was longer than MaxWait, or than ctx allows
 	Unavailable        // what is behind cannot be reached: dials fail
 	NoBackend          // no backend can take the call
+	RetryBudget        // so many retries are not paid for by successes
 	Closed             // the component was closed
 
 	reasonCount
@@ -46,6 +47,7 @@ var reasonNames = [reasonCount]string{
 	WaitTimeout:        "wait_timeout",
 	Unavailable:        "unavailable",
 	NoBackend:          "no_backend",
+	RetryBudget:        "retry_budget",
 	Closed:             "closed",
 	NeverFits:          "never_fits",
 	InvalidCost:        "invalid_cost",

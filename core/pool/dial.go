@@ -9,24 +9,17 @@ import (
 	"time"
 
 	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/internal/jitter"
 )
 
 // The pause after failed dials: a random part of minBackoff, which doubles with
-// each failure in a row, up to maxBackoff. It is "full jitter" of M. Brooker,
-// "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+// each failure in a row, up to maxBackoff.
 const (
 	minBackoff = 10 * time.Millisecond
 	maxBackoff = 5 * time.Second
 )
 
-func backoff(failures int) time.Duration {
-	if failures < 1 {
-		return 0
-	}
-	// The shift is bounded so that it cannot overflow.
-	ceiling := min(minBackoff<<min(failures-1, 16), maxBackoff)
-	return rand.N(ceiling + 1)
-}
+func backoff(failures int) time.Duration { return jitter.Full(failures, minBackoff, maxBackoff) }
 
 // dialLocked starts as many dialers as there is demand for. It is called
 // whenever demand, slots or the state of dialling have changed.
