@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,6 +17,8 @@ import (
 type conn struct {
 	pgx *pgx.Conn
 	std *stdlib.Conn // the same connection, for database/sql
+	// madeAt is when the server had let it in.
+	madeAt time.Time
 	peeker
 }
 
@@ -43,7 +46,7 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 		_ = dc.Close()
 		return nil, fmt.Errorf("sqlpool: pgx made a %T", dc)
 	}
-	c := &conn{pgx: std.Conn(), std: std}
+	c := &conn{pgx: std.Conn(), std: std, madeAt: time.Now()}
 	c.peeker = newPeeker(c.pgx.PgConn().Conn())
 	return c, nil
 }

@@ -27,6 +27,9 @@ type Pool struct {
 	guard core.Guard
 	pool  *pool.Pool[*conn]
 	db    *sql.DB
+
+	node   *node   // whose pool it is, or nil
+	router *router // instead of pool: it has none of its own, and is behind a Route
 }
 
 // Open makes a Pool. It fails for a bad Config, and reports all its problems at

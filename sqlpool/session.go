@@ -17,6 +17,7 @@ import (
 // used by one goroutine at a time, but may be ended by several: once.
 type session struct {
 	*conn
+	p      *Pool
 	lease  pool.Lease[*conn]
 	permit core.Permit
 	ctx    context.Context // the caller's, for what ends without one: Rows.Close
@@ -37,14 +38,24 @@ type session struct {
 // permit, as the call never started; but that no connection can be dialled is
 // the server's failure, and what a breaker in front is there for.
 func (p *Pool) begin(ctx context.Context) (*session, error) {
-	s := &session{ctx: ctx}
+	if p.router != nil {
+		return p.router.begin(ctx)
+	}
+	var permit core.Permit
 	if p.guard != nil {
-		permit, err := p.guard.Acquire(ctx, core.Call{})
+		admitted, err := p.guard.Acquire(ctx, core.Call{})
 		if err != nil {
 			return nil, err
 		}
-		s.permit = permit.Take()
+		permit = admitted.Take()
 	}
+	return p.borrow(ctx, &permit)
+}
+
+// borrow is begin for who was admitted: it moves the permit into the session, or
+// ends it.
+func (p *Pool) borrow(ctx context.Context, permit *core.Permit) (*session, error) {
+	s := &session{p: p, ctx: ctx, permit: permit.Take()}
 	begun := false
 	defer func() {
 		if !begun { // refused, or an observer exited the goroutine
@@ -94,7 +105,11 @@ func (s *session) note(ctx context.Context, err error) {
 	class, ok := judge(err)
 	switch {
 	case ok:
-		s.gone = s.gone || class.gone || wentReadOnly(err, s.pgx.PgConn())
+		readOnly := wentReadOnly(err, s.pgx.PgConn())
+		s.gone = s.gone || class.gone || readOnly
+		if readOnly && s.p.node != nil {
+			s.p.node.readOnly()
+		}
 		o = outcome(ctx, err, s.left)
 		s.answered = true
 	case errBadConn(err):
@@ -123,6 +138,20 @@ func (s *session) end() {
 	if s.err == nil && s.pgx.IsClosed() {
 		s.answered = false // it broke where nobody noted why, as under Conn.Conn
 	}
+	if s.gone || !s.clean() {
+		s.lease.Destroy()
+	} else {
+		s.lease.Release()
+	}
+}
+
+// abandon gives back a connection on which nothing was asked. It is not counted
+// as a call.
+func (s *session) abandon() {
+	if s.ended.Swap(true) {
+		return
+	}
+	defer s.permit.Cancel()
 	if s.gone || !s.clean() {
 		s.lease.Destroy()
 	} else {
