@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 
@@ -47,12 +48,34 @@ func execute(ctx context.Context, dsn, sql string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
-// withDatabase returns the DSN with another database in it. It reads both
-// forms, URL and keyword=value, and its errors do not contain the DSN.
+// withDatabase returns the DSN with another database in it.
 func withDatabase(dsn, name string) (string, error) {
+	return rewrite(dsn, "dbname="+name, func(u *url.URL, q url.Values) {
+		u.Path, u.RawPath = "/"+name, ""
+		q.Del("dbname") // it would win over the path
+		q.Del("database")
+	})
+}
+
+// withAddr returns the DSN with another host:port in it.
+func withAddr(dsn, addr string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", fmt.Errorf("pgtest: DSN: %w", err)
+	}
+	return rewrite(dsn, "host="+host+" port="+port, func(u *url.URL, q url.Values) {
+		u.Host = addr
+		q.Del("host")
+		q.Del("port")
+	})
+}
+
+// rewrite changes a DSN in either form: a URL, or keywords and values, to which
+// the keywords are added. Its errors do not contain the DSN.
+func rewrite(dsn, keywords string, change func(*url.URL, url.Values)) (string, error) {
 	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
-		// A later keyword wins. Our names need no quotes.
-		return dsn + " dbname=" + name, nil
+		// A later keyword wins. Our values need no quotes.
+		return dsn + " " + keywords, nil
 	}
 	u, err := url.Parse(dsn)
 	if err != nil {
@@ -62,12 +85,19 @@ func withDatabase(dsn, name string) (string, error) {
 		}
 		return "", fmt.Errorf("pgtest: DSN: %w", err)
 	}
-	u.Path, u.RawPath = "/"+name, ""
 	q := u.Query()
-	q.Del("dbname") // it would win over the path
-	q.Del("database")
+	change(u, q)
 	u.RawQuery = q.Encode()
 	return u.String(), nil
+}
+
+// parseDSN reads a DSN as the driver does. Its errors do not contain the DSN.
+func parseDSN(dsn string) (*pgconn.Config, error) {
+	c, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return nil, errors.New("pgtest: DSN: pgx does not accept it; it is withheld, as it may hold a password")
+	}
+	return c, nil
 }
 
 // databaseName makes a name that needs no quotes and that no other test uses,

@@ -16,6 +16,8 @@
 // [DSN] gives each test a database of its own on one cluster that all tests of
 // the binary share. A test that stops, kills or pauses its server takes a
 // private one from [Cluster], or one with replicas from [Replicas].
+// [Proxy] puts a network that can fail in front of any of them, [PgBouncer] a
+// PgBouncer in transaction mode.
 //
 // # In a program
 //
@@ -32,6 +34,7 @@
 //     does not look at it.
 //   - PGBIN: the folder of initdb and postgres. See [FindBinaries] for where
 //     they are looked for otherwise.
+//   - PGBOUNCER: the path of pgbouncer. See [FindBouncer].
 //   - REQUIRE_POSTGRES: if set, and not to 0 or false, a test that finds no
 //     binaries fails instead of being skipped.
 //

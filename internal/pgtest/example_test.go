@@ -66,3 +66,16 @@ func ExampleReplicas() {
 		}
 	}
 }
+
+// A test on a network that fails, and behind a PgBouncer.
+func ExampleProxy() {
+	_ = func(t *testing.T) {
+		bouncer := pgtest.PgBouncer(t, pgtest.DSN(t), pgtest.BouncerOptions{})
+		proxy, dsn := pgtest.Proxy(t, bouncer.DSN())
+		t.Log("connect to", dsn)
+		proxy.Freeze()
+		if err := proxy.Pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -105,6 +105,32 @@ func Replicas(tb TB, n int) (primary *Server, replicas []*Server) {
 	return primary, replicas
 }
 
+// PgBouncer starts a [Bouncer] in front of the server that dsn connects to,
+// which may be the one that other tests use too. It is closed when the test
+// ends. Without the program, the test is skipped, or fails if REQUIRE_POSTGRES
+// says so; if the program is too old for the options, it is skipped.
+func PgBouncer(tb TB, dsn string, o BouncerOptions) *Bouncer {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	b, err := StartBouncer(ctx, dsn, o)
+	if errors.Is(err, errors.ErrUnsupported) {
+		tb.Skipf("%v", err)
+	}
+	if err != nil {
+		giveUp(tb, err)
+	}
+	tb.Cleanup(func() {
+		if tb.Failed() {
+			tb.Logf("PgBouncer's log:\n%s", b.Log())
+		}
+		if err := b.Close(); err != nil {
+			tb.Errorf("%v", err)
+		}
+	})
+	return b
+}
+
 // closeAtEnd closes s when the test ends.
 func closeAtEnd(tb TB, s *Server, what string) {
 	tb.Cleanup(func() {
@@ -141,10 +167,11 @@ func (c closingM) Run() int {
 	return code
 }
 
-// giveUp ends a test that got no server.
+// giveUp ends a test that got no server, or none of what it needs beside.
 func giveUp(tb TB, err error) {
 	tb.Helper()
-	if errors.Is(err, ErrNotInstalled) && !required() {
+	missing := errors.Is(err, ErrNotInstalled) || errors.Is(err, ErrBouncerNotInstalled)
+	if missing && !required() {
 		tb.Skipf("%v", err)
 	}
 	tb.Fatalf("%v", err)
