@@ -33,12 +33,24 @@ func TestPickAllocatesNothing(t *testing.T) {
 		g.refusal.Store(refusal("g", time.Time{}))
 	}
 	refusing := newBalancer(t, list)
+	least := newBalancerOf(t, balance.LeastInFlight(), backends(4))
+	leastOfTwo := newBalancerOf(t, balance.LeastInFlight(), backends(50))
 	for name, f := range map[string]func(){
 		"pick": func() { do(plain, balance.PickInfo{}) },
 		"retry": func() {
 			var tried balance.Tried
 			for range 3 {
 				l, _ := plain.Pick(ctx, balance.PickInfo{Tried: &tried})
+				l.MarkTried(&tried)
+				l.Done(ctx, core.Failure)
+			}
+		},
+		"least":        func() { do(least, balance.PickInfo{}) },
+		"least of two": func() { do(leastOfTwo, balance.PickInfo{}) },
+		"least, retry": func() {
+			var tried balance.Tried
+			for range 3 {
+				l, _ := leastOfTwo.Pick(ctx, balance.PickInfo{Tried: &tried})
 				l.MarkTried(&tried)
 				l.Done(ctx, core.Failure)
 			}
@@ -55,22 +67,24 @@ func TestPickAllocatesNothing(t *testing.T) {
 var newEmpty, _ = balance.New(balance.Config[int]{AllowEmpty: true})
 
 func BenchmarkPick(b *testing.B) {
-	for _, n := range []int{1, 3, 10, 100, 1000} {
-		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
-			bal := newBalancer(b, backends(n))
-			ctx := context.Background()
-			b.ReportAllocs()
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					l, err := bal.Pick(ctx, balance.PickInfo{})
-					if err != nil {
-						b.Error(err)
-						return
+	for _, policy := range policies {
+		for _, n := range []int{1, 3, 10, 16, 17, 100, 1000} {
+			b.Run(fmt.Sprintf("%v/n=%d", policy, n), func(b *testing.B) {
+				bal := newBalancerOf(b, policy, backends(n))
+				ctx := context.Background()
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						l, err := bal.Pick(ctx, balance.PickInfo{})
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						l.Done(ctx, core.Success)
 					}
-					l.Done(ctx, core.Success)
-				}
+				})
 			})
-		})
+		}
 	}
 }
 

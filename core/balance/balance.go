@@ -77,6 +77,11 @@ type Backend[T any] struct {
 	// Value is what the Balancer hands out.
 	Value T
 
+	// Weight is how much the backend bears in comparison with the others, at
+	// most 1,000,000: with LeastInFlight, one of weight 2 has twice as many
+	// calls in flight as one of weight 1. RoundRobin ignores it. Default: 1.
+	Weight int
+
 	// Guard, if set, is asked before the backend is picked, a circuit breaker
 	// or a bulkhead: its permit is part of the Lease. While it is not Ready
 	// (see core.Ready) the backend is passed over, and when it refuses, another
@@ -131,6 +136,9 @@ func New[T any](cfg Config[T]) (*Balancer[T], error) {
 	return b, nil
 }
 
+// maxWeight keeps what weights are multiplied with far from an overflow.
+const maxWeight = 1_000_000
+
 // check reports all that is wrong with a list of backends.
 func check[T any](backends []Backend[T], allowEmpty bool) error {
 	bad := core.Check("balance.Config")
@@ -141,6 +149,7 @@ func check[T any](backends []Backend[T], allowEmpty bool) error {
 		bad.If(strings.TrimSpace(backend.ID) == "", "Backends.ID", i, "the backend at this index must have an ID")
 		bad.If(seen[backend.ID] && backend.ID != "", "Backends.ID", backend.ID, "must be given once")
 		seen[backend.ID] = true
+		bad.If(backend.Weight < 0 || backend.Weight > maxWeight, "Backends.Weight", backend.Weight, "must be 0 to 1000000")
 	}
 	if empty {
 		return errors.Join(bad.Err(), ErrNoBackend)

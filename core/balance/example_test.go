@@ -113,6 +113,33 @@ func ExampleBalancer_Update() {
 	// <nil> 1
 }
 
+func ExampleLeastInFlight() {
+	backends, err := balance.New(balance.Config[string]{
+		Policy: balance.LeastInFlight(),
+		Backends: []balance.Backend[string]{
+			{ID: "large", Weight: 2},
+			{ID: "small"},
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	for range 6 { // six calls at the same time
+		lease, err := backends.Pick(ctx, balance.PickInfo{})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		defer lease.Done(ctx, core.Success)
+	}
+	for _, s := range backends.Stats().Backends {
+		fmt.Print(s.ID, ":", s.InFlight, " ")
+	}
+	// Output: large:4 small:2
+}
+
 func ExampleRoundRobin() {
 	backends, err := balance.New(balance.Config[int]{
 		Backends: []balance.Backend[int]{{ID: "a"}, {ID: "b"}, {ID: "c"}},

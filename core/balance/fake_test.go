@@ -78,9 +78,23 @@ func guarded(n int) ([]balance.Backend[int], []*fakeGuard) {
 
 func id(i int) string { return "b" + strconv.Itoa(i) }
 
+// policies are all there are, for the tests of what holds with any.
+var policies = []balance.Policy{balance.RoundRobin(), balance.LeastInFlight()}
+
+func withEach(t *testing.T, f func(*testing.T, balance.Policy)) {
+	for _, policy := range policies {
+		t.Run(policy.String(), func(t *testing.T) { f(t, policy) })
+	}
+}
+
 func newBalancer(t testing.TB, list []balance.Backend[int]) *balance.Balancer[int] {
 	t.Helper()
-	b, err := balance.New(balance.Config[int]{Backends: list, AllowEmpty: true})
+	return newBalancerOf(t, balance.RoundRobin(), list)
+}
+
+func newBalancerOf(t testing.TB, policy balance.Policy, list []balance.Backend[int]) *balance.Balancer[int] {
+	t.Helper()
+	b, err := balance.New(balance.Config[int]{Backends: list, AllowEmpty: true, Policy: policy})
 	require.NoError(t, err)
 	return b
 }

@@ -89,6 +89,9 @@ func newMember[T any](b Backend[T], n *node, s state, since int64) *member[T] {
 	return m
 }
 
+// weight is Weight with its default.
+func (m *member[T]) weight() int { return max(1, m.Weight) }
+
 // SetHealthy marks a backend. An unhealthy one is not picked, and its share is
 // spread evenly over the others; calls that are out on it are left alone. It
 // reports whether there is a backend with that ID.
@@ -131,7 +134,7 @@ func (b *Balancer[T]) Backends() []Backend[T] {
 }
 
 // Update replaces the list of backends. One whose ID was in the list before
-// keeps its health and its counts, and takes on the new Value and Guard; a new
+// keeps its health and its counts, and takes on the new Value, Weight and Guard; a new
 // one begins as healthy; one that is gone is picked no more, and leases that
 // are out on it finish as they would have. A backend that comes back later
 // begins anew, whatever is still out from before.
@@ -185,15 +188,15 @@ func (b *Balancer[T]) publish(members []*member[T]) {
 			s.eligible = append(s.eligible, m)
 		}
 	}
-	nodes := make([]*node, len(s.eligible))
+	candidates := make([]candidate, len(s.eligible))
 	for i, m := range s.eligible {
-		nodes[i] = m.node
+		candidates[i] = candidate{m.node, uint64(m.weight())}
 	}
 	var old table
 	if before := b.snap.Load(); before != nil {
 		old = before.table
 	}
-	s.table = b.policy.table(nodes, old)
+	s.table = b.policy.table(candidates, old)
 	detail := fmt.Sprintf("%d backends, %d marked unhealthy", len(members), len(members)-len(s.eligible))
 	if n := len(s.eligible); n > 0 {
 		detail += fmt.Sprintf(", %d refused by their guards or tried", n)

@@ -1,6 +1,7 @@
 package balance_test
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -15,9 +16,13 @@ import (
 type modelBackend struct {
 	guard                               *fakeGuard
 	healthy                             bool
+	weight                              int
 	picks, successes, failed, cancelled uint64
 	out                                 int64
 }
+
+// burden is what LeastInFlight goes by.
+func (m *modelBackend) burden() float64 { return float64(m.out+1) / float64(max(1, m.weight)) }
 
 type modelLease struct {
 	lease   balance.Lease[int]
@@ -27,9 +32,13 @@ type modelLease struct {
 // Whatever is done in whatever order, a pick returns a backend that may be
 // picked, or the right refusal, and the numbers agree with the model's.
 func TestAgreesWithANaiveModel(t *testing.T) {
+	withEach(t, agreesWithANaiveModel)
+}
+
+func agreesWithANaiveModel(t *testing.T, policy balance.Policy) {
 	rapid.Check(t, func(t *rapid.T) {
 		const ids = 5
-		b, err := balance.New(balance.Config[int]{AllowEmpty: true})
+		b, err := balance.New(balance.Config[int]{AllowEmpty: true, Policy: policy})
 		require.NoError(t, err)
 		model := map[string]*modelBackend{}
 		var leases []*modelLease
@@ -53,7 +62,8 @@ func TestAgreesWithANaiveModel(t *testing.T) {
 						m = &modelBackend{guard: &fakeGuard{}, healthy: true}
 					}
 					next[id(i)] = m
-					list = append(list, balance.Backend[int]{ID: id(i), Value: i, Guard: m.guard})
+					m.weight = rapid.IntRange(0, 3).Draw(t, "weight")
+					list = append(list, balance.Backend[int]{ID: id(i), Value: i, Guard: m.guard, Weight: m.weight})
 				}
 				require.NoError(t, b.Update(list))
 				model = next
@@ -84,6 +94,7 @@ func TestAgreesWithANaiveModel(t *testing.T) {
 					info.Tried = &tried
 				}
 				want, ways := balance.ErrNoneHealthy, 0
+				least := math.Inf(1)
 				if len(model) == 0 {
 					want = balance.ErrNoBackend
 				}
@@ -93,6 +104,7 @@ func TestAgreesWithANaiveModel(t *testing.T) {
 						want = balance.ErrAllTried
 					case can(m):
 						ways++
+						least = min(least, m.burden())
 					}
 				}
 				l, err := b.Pick(ctx, info)
@@ -105,6 +117,9 @@ func TestAgreesWithANaiveModel(t *testing.T) {
 				require.NotNil(t, m)
 				require.True(t, can(m))
 				require.False(t, exclude && triedModel[m])
+				if policy == balance.LeastInFlight() {
+					require.InDelta(t, least, m.burden(), 1e-9)
+				}
 				m.picks++
 				m.out++
 				if tries := len(triedModel); exclude && tries < 8 {

@@ -84,9 +84,11 @@ func TestShareOfABackendThatIsDownIsSpreadEvenly(t *testing.T) {
 	}
 }
 
-func TestRefusalsAreThreeAndDistinct(t *testing.T) {
+func TestRefusalsAreThreeAndDistinct(t *testing.T) { withEach(t, refusalsAreThreeAndDistinct) }
+
+func refusalsAreThreeAndDistinct(t *testing.T, policy balance.Policy) {
 	ctx := t.Context()
-	b := newBalancer(t, nil)
+	b := newBalancerOf(t, policy, nil)
 	_, err := b.Pick(ctx, balance.PickInfo{})
 	requireRefused(t, err, balance.ErrNoBackend)
 
@@ -130,12 +132,16 @@ func TestBackendThatIsNotReadyIsNotAsked(t *testing.T) {
 }
 
 func TestEachBackendIsAskedOnceWhenAllRefuse(t *testing.T) {
+	withEach(t, eachBackendIsAskedOnceWhenAllRefuse)
+}
+
+func eachBackendIsAskedOnceWhenAllRefuse(t *testing.T, policy balance.Policy) {
 	for _, n := range []int{1, 2, 5, 64, 65, 130} {
 		list, guards := guarded(n)
 		for i, g := range guards {
 			g.refusal.Store(refusal(id(i), time.Time{}))
 		}
-		b := newBalancer(t, list)
+		b := newBalancerOf(t, policy, list)
 		_, err := b.Pick(t.Context(), balance.PickInfo{})
 		requireRefused(t, err, balance.ErrNoneHealthy)
 		require.ErrorIs(t, err, errRefused, "the cause")
@@ -207,9 +213,11 @@ func (errorGuard) Acquire(context.Context, core.Call) (core.Permit, error) {
 	return core.Permit{}, uncomparable{"x"}
 }
 
-func TestRetryGoesToABackendNotYetTried(t *testing.T) {
+func TestRetryGoesToABackendNotYetTried(t *testing.T) { withEach(t, retryGoesToABackendNotYetTried) }
+
+func retryGoesToABackendNotYetTried(t *testing.T, policy balance.Policy) {
 	ctx := t.Context()
-	b := newBalancer(t, backends(3))
+	b := newBalancerOf(t, policy, backends(3))
 	for range 10 {
 		var tried balance.Tried
 		seen := map[int]bool{}
@@ -226,9 +234,11 @@ func TestRetryGoesToABackendNotYetTried(t *testing.T) {
 	}
 }
 
-func TestTriedRemembersTheLastEight(t *testing.T) {
+func TestTriedRemembersTheLastEight(t *testing.T) { withEach(t, triedRemembersTheLastEight) }
+
+func triedRemembersTheLastEight(t *testing.T, policy balance.Policy) {
 	ctx := t.Context()
-	b := newBalancer(t, backends(9))
+	b := newBalancerOf(t, policy, backends(9))
 	var tried balance.Tried
 	var first string
 	for i := range 9 {
@@ -246,10 +256,12 @@ func TestTriedRemembersTheLastEight(t *testing.T) {
 	l.Cancel()
 }
 
-func TestWorkIsBoundedWith999Of1000Down(t *testing.T) {
+func TestWorkIsBoundedWith999Of1000Down(t *testing.T) { withEach(t, workIsBoundedWith999Of1000Down) }
+
+func workIsBoundedWith999Of1000Down(t *testing.T, policy balance.Policy) {
 	const n, up = 1000, 617
 	list, guards := guarded(n)
-	b := newBalancer(t, list)
+	b := newBalancerOf(t, policy, list)
 	for i, g := range guards {
 		g.notReady.Store(i != up)
 	}
@@ -283,9 +295,13 @@ func TestWorkIsBoundedWith999Of1000Down(t *testing.T) {
 // Picks at the same time use up each other's turns, and still none may miss the
 // one backend that is up.
 func TestNoPickMissesTheOnlyBackendThatIsUp(t *testing.T) {
+	withEach(t, noPickMissesTheOnlyBackendThatIsUp)
+}
+
+func noPickMissesTheOnlyBackendThatIsUp(t *testing.T, policy balance.Policy) {
 	const n, up = 16, 7
 	list, guards := guarded(n)
-	b := newBalancer(t, list)
+	b := newBalancerOf(t, policy, list)
 	for i, g := range guards {
 		g.notReady.Store(i != up)
 	}

@@ -14,7 +14,13 @@ type Policy interface {
 	// table is the choice among the eligible, who may be none. old is the table
 	// of the snapshot before, of the same policy, or nil: a policy that keeps
 	// its place takes it from there.
-	table(eligible []*node, old table) table
+	table(eligible []candidate, old table) table
+}
+
+// candidate is a backend that may be picked, as a policy sees it.
+type candidate struct {
+	*node
+	weight uint64 // at least 1
 }
 
 // table is a policy's choice among the eligible of one snapshot. It is safe for
@@ -31,15 +37,15 @@ type table interface {
 //
 // The turn counts over the backends that can be picked only: what is unhealthy,
 // or refuses, uses up its turns, so each of the others gets the same number of
-// calls, exactly. Source: round-robin scheduling, with one counter in place of
-// a queue.
+// calls, exactly. Weights have no say. Source: round-robin scheduling, with one
+// counter in place of a queue.
 func RoundRobin() Policy { return roundRobin{} }
 
 type roundRobin struct{}
 
 func (roundRobin) String() string { return "round_robin" }
 
-func (roundRobin) table(eligible []*node, old table) table {
+func (roundRobin) table(eligible []candidate, old table) table {
 	t := &turns{n: len(eligible)}
 	if before, ok := old.(*turns); ok {
 		t.turn = before.turn

@@ -122,6 +122,7 @@ func (m *member[T]) report(s BackendStats) core.Report {
 			core.Count(calls, "{call}", s.Ignored).With("outcome", core.Ignored.String()),
 			core.Count(calls, "{call}", s.Cancelled).With("outcome", "cancelled"),
 		},
+		Settings: []core.Setting{{Name: "Weight", Value: m.weight()}},
 	}
 	if c, ok := m.Guard.(core.Component); ok {
 		r.Children = []core.Report{c.Inspect()}
