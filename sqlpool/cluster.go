@@ -44,6 +44,7 @@ type Cluster struct {
 	nodes    []*node
 	balancer *balance.Balancer[*node]
 	fallback *retry.Budget // nil: no bound
+	retries  txRetry       // of InTx
 	write    Route
 	anyRead  Route
 	herald   *herald
@@ -110,6 +111,10 @@ func OpenCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 		c.cancel()
 		return nil, errors.Join(err, c.closePools(ctx))
 	}
+	if c.retries, err = cfg.Pool.txRetry(cfg.Name); err != nil {
+		c.cancel()
+		return nil, errors.Join(err, c.closePools(ctx))
+	}
 	c.publish()
 	c.write = c.route(true, Any())
 	c.anyRead = c.route(false, Any())
@@ -117,8 +122,8 @@ func OpenCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 	if !cfg.RequirePrimary {
 		return c, nil
 	}
-	s, err := c.write.p.begin(ctx)
-	if err != nil {
+	var s session
+	if err := s.open(ctx, c.write.p); err != nil {
 		return nil, errors.Join(err, c.Close(context.WithoutCancel(ctx)))
 	}
 	s.end()
@@ -134,7 +139,7 @@ func (c *Cluster) open(ctx context.Context, places []place) error {
 			return err
 		}
 		c.nodes = append(c.nodes, n)
-		backends[i] = balance.Backend[*node]{ID: n.name, Value: n, Guard: n}
+		backends[i] = balance.Backend[*node]{ID: n.name, Value: n, Guard: n, Weight: at.weight}
 	}
 	var err error
 	c.balancer, err = balance.New(balance.Config[*node]{

@@ -48,7 +48,7 @@ type ClusterConfig struct {
 	Guard func(node string) core.Guard
 
 	// Policy spreads reads over the nodes that can serve them.
-	// Default: balance.RoundRobin.
+	// Default: balance.LeastInFlight.
 	Policy balance.Policy
 
 	// ProbeInterval is how often each node is asked for its role and position, on
@@ -126,7 +126,7 @@ func (c *ClusterConfig) complete() ([]place, error) {
 		c.Name = "cluster"
 	}
 	if c.Policy == nil {
-		c.Policy = balance.RoundRobin()
+		c.Policy = balance.LeastInFlight()
 	}
 	c.ProbeInterval = orDefault(c.ProbeInterval, time.Second)
 	c.ProbeTimeout = orDefault(c.ProbeTimeout, time.Second)

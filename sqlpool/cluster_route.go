@@ -21,7 +21,7 @@ type Route struct{ p *Pool }
 // route makes a Route. What is behind it is a Pool without connections of its
 // own, which borrows those of the nodes.
 func (c *Cluster) route(write bool, by Consistency) Route {
-	p := &Pool{router: &router{c: c, write: write, by: by}}
+	p := &Pool{router: &router{c: c, write: write, by: by}, retries: c.retries, budget: c.retries.budget}
 	if write {
 		p.db = sql.OpenDB(connector{p})
 		p.db.SetMaxIdleConns(-1)
@@ -51,6 +51,25 @@ func (r Route) Begin(ctx context.Context) (pgx.Tx, error) { return r.p.Begin(ctx
 func (r Route) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error) {
 	return r.p.BeginTx(ctx, opts)
 }
+
+// InTx runs fn in a transaction on one node, and tries again what only another
+// transaction was in the way of, on whichever node it is then: see Pool.InTx.
+func (r Route) InTx(ctx context.Context, opts pgx.TxOptions, fn func(ctx context.Context, tx pgx.Tx) error) error {
+	return r.p.InTx(ctx, opts, fn)
+}
+
+// SendBatch sends all statements of b at once, to one node: see Pool.SendBatch.
+func (r Route) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	return r.p.SendBatch(ctx, b)
+}
+
+// CopyFrom copies rows into a table: see Pool.CopyFrom.
+func (r Route) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, from pgx.CopyFromSource) (int64, error) {
+	return r.p.CopyFrom(ctx, table, columns, from)
+}
+
+// With runs fn with a connection to one node: see Pool.With.
+func (r Route) With(ctx context.Context, fn func(*Conn) error) error { return r.p.With(ctx, fn) }
 
 // Acquire borrows a connection to one node: see Pool.Acquire.
 func (r Route) Acquire(ctx context.Context) (*Conn, error) { return r.p.Acquire(ctx) }

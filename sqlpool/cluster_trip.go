@@ -31,20 +31,18 @@ type router struct {
 	by    Consistency
 }
 
-// begin is Pool.begin: it finds a node and borrows a connection from its pool.
-// Nothing is sent but, where it says so, what makes sure that the connection is
-// to a server of the right role. So what was done in vain is done elsewhere.
-func (r *router) begin(ctx context.Context) (*session, error) {
-	j := journey{router: r, ctx: ctx, started: time.Now()}
+// open opens s: it finds a node and borrows a connection from its pool. Nothing of
+// the caller's is sent meanwhile, so what was done in vain is done elsewhere.
+func (r *router) open(ctx context.Context, s *session) error {
+	j := journey{router: r, ctx: ctx, s: s, started: time.Now()}
 	defer j.end()
 	for {
 		v := r.c.view.Load()
-		s, err := j.try(v)
-		if s != nil || err != nil {
-			return s, err
+		if done, err := j.try(v); done {
+			return err
 		}
 		if err := j.wait(v); err != nil {
-			return nil, err
+			return err
 		}
 	}
 }
@@ -53,6 +51,7 @@ func (r *router) begin(ctx context.Context) (*session, error) {
 type journey struct {
 	*router
 	ctx     context.Context // the caller's
+	s       *session        // to be opened
 	started time.Time
 	last    error // why a node that was to serve did not
 
@@ -75,43 +74,43 @@ func (j *journey) end() {
 	}
 }
 
-// try looks for a connection as things are in v. Neither a session nor an error
-// means that it is worth another try when they have changed.
-func (j *journey) try(v *view) (*session, error) {
+// try looks for a connection as things are in v. Not being done means that it is
+// worth another try when they have changed.
+func (j *journey) try(v *view) (done bool, err error) {
 	if !j.write {
-		s, err := j.replica(v)
-		if s != nil || err != nil || !v.complete() || j.mayCatchUp(v) {
-			return s, err
+		done, err := j.replica(v)
+		if done || !v.complete() || j.mayCatchUp(v) {
+			return done, err
 		}
 		if err := j.pay(v); err != nil {
-			return nil, err
+			return true, err
 		}
 	}
-	s, why, err := j.visit(v, true, nil)
+	why, err := j.visit(v, true, nil)
 	switch why {
 	case boarded, turnedDown:
-		return s, err
+		return true, err
 	}
 	if j.c.cfg.RefuseWithoutPrimary && v.complete() && j.c.view.Load().primary == v.primary {
-		return nil, j.refuse(j.none(), core.NoBackend, cmp.Or(j.last, err))
+		return true, j.refuse(j.none(), core.NoBackend, cmp.Or(j.last, err))
 	}
-	return nil, nil
+	return false, nil
 }
 
 // replica tries the replicas, one after the other until one serves.
-func (j *journey) replica(v *view) (*session, error) {
+func (j *journey) replica(v *view) (done bool, err error) {
 	var tried balance.Tried
 	for range j.c.nodes {
-		s, why, err := j.visit(v, false, &tried)
+		why, err := j.visit(v, false, &tried)
 		switch why {
 		case boarded, turnedDown:
-			return s, err
+			return true, err
 		case nobody:
-			return nil, nil
+			return false, nil
 		}
 		v = j.c.view.Load()
 	}
-	return nil, nil
+	return false, nil
 }
 
 // mayCatchUp reports whether there is a replica that may catch up, and time left
@@ -225,7 +224,7 @@ const (
 )
 
 // visit picks a node and borrows a connection of its pool.
-func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (*session, whither, error) {
+func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (whither, error) {
 	ctx := j.ctx
 	if j.late != nil {
 		ctx = j.late
@@ -234,16 +233,15 @@ func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (*session, 
 	defer t.end()
 	lease, err := j.c.balancer.Pick(t, balance.PickInfo{Tried: tried})
 	if err != nil {
-		if primary && v.primary >= 0 && (t.refused != nil || !j.c.nodes[v.primary].Ready()) {
-			if t.refused != nil {
-				err = t.refused
-			}
-			return nil, turnedDown, err // by the guard of the primary
+		switch {
+		case primary && t.refused != nil:
+			return turnedDown, t.refused
+		case primary && v.primary >= 0 && !j.c.nodes[v.primary].Ready():
+			return turnedDown, err
+		case ctx.Err() != nil:
+			return turnedDown, j.refuse(j.none(), core.WaitTimeout, ctx.Err())
 		}
-		if ctx.Err() != nil {
-			return nil, turnedDown, j.refuse(j.none(), core.WaitTimeout, ctx.Err())
-		}
-		return nil, nobody, err
+		return nobody, err
 	}
 	if tried != nil {
 		lease.MarkTried(tried)
@@ -251,26 +249,25 @@ func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (*session, 
 	n := lease.Value()
 	t.stint = v.stints[n.index]
 	visit := &visit{n: n, lease: lease.Take(), reads: !primary && v.nodes[n.index].role == RoleReplica}
-	permit := core.NewPermit(visit, core.Token{}, core.WantsResult)
-	s, err := n.pool.borrow(t, &permit)
-	if err != nil {
+	j.s.ctx = j.ctx
+	j.s.permit = core.NewPermit(visit, core.Token{}, core.WantsResult)
+	if err := j.s.borrow(t, n.pool); err != nil {
 		j.last = err
 		if t.stint.Err() != nil && ctx.Err() == nil || errors.Is(err, pool.ErrUnavailable) {
 			n.kick()
-			return nil, elsewhere, err
+			return elsewhere, err
 		}
-		return nil, turnedDown, err
+		return turnedDown, err
 	}
-	s.ctx = j.ctx
-	if err := j.admit(t, n, s); err != nil {
-		s.abandon()
+	if err := j.admit(t, n, j.s); err != nil {
+		j.s.abandon()
 		j.last = err
 		if j.ctx.Err() != nil {
-			return nil, turnedDown, j.refuse(j.none(), core.WaitTimeout, j.ctx.Err())
+			return turnedDown, j.refuse(j.none(), core.WaitTimeout, j.ctx.Err())
 		}
-		return nil, elsewhere, err
+		return elsewhere, err
 	}
-	return s, boarded, nil
+	return boarded, nil
 }
 
 // trip is one visit to one node, and the context in which a connection is waited

@@ -15,6 +15,7 @@ import (
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/pool"
+	"github.com/surgewall/surgewall/core/retry"
 )
 
 // Off, as the value of a field of Config that allows it, switches off what the
@@ -89,6 +90,31 @@ type Config struct {
 	// Observer hears the pool's events: see pool.Config. Default nil: nobody.
 	Observer core.Observer
 
+	// StatementTimeout is how long a statement may take, from when it is sent
+	// until its rows, row or results are closed: the wait for a connection is no
+	// part of it. It is for all of Pool's own methods, Conn's, and those of
+	// transactions, BEGIN and COMMIT too, but not for CopyFrom. A batch counts as
+	// one. What is late is cut off as by the end of its context, and its error
+	// is ErrStatementTimeout; a COMMIT's is ErrCommitUnknown, too. The
+	// server has a limit of its own, which a DSN sets by
+	// "options=-cstatement_timeout=2s": set both, the server's a little lower,
+	// and the connection survives. Default, and Off: no limit.
+	StatementTimeout time.Duration
+
+	// TxTries is how many times InTx runs a transaction at most, the first
+	// included. Default 8; Off: once.
+	TxTries int
+
+	// TxBackoff is the pause of InTx before each retry. Default: a Base of 5 ms
+	// and a Cap of 250 ms.
+	TxBackoff retry.Backoff
+
+	// RetryBudget bounds the retries of InTx, and of statements that found
+	// their connection dead. What succeeds on the pool funds it. Share one
+	// among all who use the same server. Default: one of this Pool's own, of
+	// retry's defaults, named after the Pool.
+	RetryBudget *retry.Budget
+
 	// RequireServer makes Open wait for a connection, and fail without one.
 	// Default: Open waits for nothing.
 	RequireServer bool
@@ -126,6 +152,8 @@ func (c *Config) parse() (*pgx.ConnConfig, error) {
 			}
 		}
 	}
+	p.If(c.StatementTimeout < Off, "StatementTimeout", c.StatementTimeout, "must not be negative")
+	p.If(c.TxTries < Off, "TxTries", c.TxTries, "must not be negative")
 	return conn, errors.Join(p.Err(), c.limitProblems())
 }
 

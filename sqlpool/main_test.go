@@ -95,3 +95,12 @@ func (g *spy) held() int {
 	defer g.mu.Unlock()
 	return g.open
 }
+
+// admits is a guard that wants the result and keeps nothing.
+type admits struct{}
+
+func (g admits) Acquire(context.Context, core.Call) (core.Permit, error) {
+	return core.NewPermit(g, core.Token{}, core.WantsResult), nil
+}
+func (admits) FinishPermit(context.Context, core.Token, core.Result) {}
+func (admits) CancelPermit(core.Token)                               {}

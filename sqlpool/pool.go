@@ -9,11 +9,9 @@ import (
 	"io"
 	"log/slog"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/pool"
+	"github.com/surgewall/surgewall/core/retry"
 )
 
 // Pool is a pool of connections to a Postgres server. Make one with Open and
@@ -24,9 +22,12 @@ import (
 // pool.ErrUnavailable or pool.ErrClosed in the latter. Other errors are pgx's,
 // as they are.
 type Pool struct {
-	guard core.Guard
-	pool  *pool.Pool[*conn]
-	db    *sql.DB
+	guard   core.Guard
+	pool    *pool.Pool[*conn]
+	db      *sql.DB
+	timeout *statementTimeout // nil: off
+	budget  *retry.Budget
+	retries txRetry
 
 	node   *node   // whose pool it is, or nil
 	router *router // instead of pool: it has none of its own, and is behind a Route
@@ -49,11 +50,18 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	if name == "" {
 		name = address(connConfig)
 	}
+	retries, err := cfg.txRetry(name)
+	if err != nil {
+		return nil, err
+	}
 	inner, err := pool.New(cfg.poolConfig(newDialer(connConfig), name))
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{guard: cfg.Guard, pool: inner}
+	p := &Pool{guard: cfg.Guard, pool: inner, budget: retries.budget, retries: retries}
+	if cfg.StatementTimeout > 0 {
+		p.timeout = &statementTimeout{pool: name, limit: cfg.StatementTimeout}
+	}
 	p.db = sql.OpenDB(connector{p})
 	// The connections are the pool's to keep: database/sql holds none that is
 	// not in use, and puts no queue of its own in front.
@@ -71,68 +79,11 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	return p, nil
 }
 
-// Exec runs a statement and returns when it is done.
-func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	s, err := p.begin(ctx)
-	if err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	defer s.end()
-	return s.exec(ctx, sql, args)
-}
-
-// Query runs a statement that returns rows. The connection is in use until the
-// rows are closed, which they are by Close, by an error, and by Next when it
-// returns false.
-func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	s, err := p.begin(ctx)
-	if err != nil {
-		return errRows{err}, err
-	}
-	return s.query(ctx, true, sql, args)
-}
-
-// QueryRow runs a statement that returns at most one row. Its errors are those
-// of Scan, which must be called: it gives the connection back.
-func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	s, err := p.begin(ctx)
-	if err != nil {
-		return errRows{err}
-	}
-	return s.queryRow(ctx, true, sql, args)
-}
-
-// Begin starts a transaction, with a connection of its own until Commit or
-// Rollback: one of them must be called. Unlike in database/sql, the end of ctx
-// does not end the transaction.
-func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) {
-	return p.BeginTx(ctx, pgx.TxOptions{})
-}
-
-// BeginTx is Begin with options.
-func (p *Pool) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error) {
-	s, err := p.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.beginTx(ctx, true, opts)
-}
-
-// Acquire borrows a connection, for several statements on the same one. Give it
-// back with Release.
-func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
-	s, err := p.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &Conn{s}, nil
-}
-
 // Ping asks the server whether it is there, on a connection of the pool. The
 // guard is asked as for any statement.
 func (p *Pool) Ping(ctx context.Context) error {
-	s, err := p.begin(ctx)
-	if err != nil {
+	var s session
+	if err := s.open(ctx, p); err != nil {
 		return err
 	}
 	defer s.end()

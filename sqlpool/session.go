@@ -15,6 +15,11 @@ import (
 // session is one use of a connection, from its acquisition to its release: the
 // loan, the guard's permit, and what was learnt of the server meanwhile. It is
 // used by one goroutine at a time, but may be ended by several: once.
+//
+// It lies on the stack of a call that ends it, or within what the caller is
+// given and ends it with: rows, a row, a transaction, a Conn. Each use has its
+// own, so that a caller who has kept something of an earlier use finds it ended,
+// and not the next user's.
 type session struct {
 	*conn
 	p      *Pool
@@ -27,35 +32,45 @@ type session struct {
 	began   time.Time     // the first statement
 	latency time.Duration // of the first answer
 
+	dead     bool         // the connection was closed before the statement began
 	answered bool         // the server was heard
 	outcome  core.Outcome // of the first error that is no answer
 	err      error        // that error
+	refused  error        // the server's last error that is not 25P02, its echo
 	gone     bool         // an error said that the connection is of no more use
 	ended    atomic.Bool
 }
 
-// begin asks the guard, then the pool. A refusal of the pool cancels the
-// permit, as the call never started; but that no connection can be dialled is
-// the server's failure, and what a breaker in front is there for.
+// begin is a new session that is open.
 func (p *Pool) begin(ctx context.Context) (*session, error) {
-	if p.router != nil {
-		return p.router.begin(ctx)
+	s := &session{}
+	if err := s.open(ctx, p); err != nil {
+		return nil, err
 	}
-	var permit core.Permit
-	if p.guard != nil {
-		admitted, err := p.guard.Acquire(ctx, core.Call{})
-		if err != nil {
-			return nil, err
-		}
-		permit = admitted.Take()
-	}
-	return p.borrow(ctx, &permit)
+	return s, nil
 }
 
-// borrow is begin for who was admitted: it moves the permit into the session, or
-// ends it.
-func (p *Pool) borrow(ctx context.Context, permit *core.Permit) (*session, error) {
-	s := &session{p: p, ctx: ctx, permit: permit.Take()}
+// open asks the guard, then the pool.
+func (s *session) open(ctx context.Context, p *Pool) error {
+	if p.router != nil {
+		return p.router.open(ctx, s)
+	}
+	s.ctx = ctx
+	if p.guard != nil {
+		permit, err := p.guard.Acquire(ctx, core.Call{})
+		if err != nil {
+			return err
+		}
+		s.permit = permit.Take()
+	}
+	return s.borrow(ctx, p)
+}
+
+// borrow is open for who was admitted. A refusal of the pool cancels the permit,
+// as the call never started; but that no connection can be dialled is the
+// server's failure, and what a breaker in front is there for.
+func (s *session) borrow(ctx context.Context, p *Pool) error {
+	s.p = p
 	begun := false
 	defer func() {
 		if !begun { // refused, or an observer exited the goroutine
@@ -67,16 +82,34 @@ func (p *Pool) borrow(ctx context.Context, permit *core.Permit) (*session, error
 		s.permit.Finish(ctx, core.Result{Outcome: core.Failure, Err: err})
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	begun = true
 	s.lease, s.conn = lease, lease.Value()
-	return s, nil
+	return nil
+}
+
+// abandon gives back the connection of a session in which nothing was asked of
+// it, which is not counted as a call. The session may be opened again.
+func (s *session) abandon() {
+	defer s.permit.Cancel()
+	if s.gone || !s.clean() {
+		s.lease.Destroy()
+	} else {
+		s.lease.Release()
+	}
+	s.conn, s.lease, s.gone = nil, pool.Lease[*conn]{}, false
+}
+
+// moveTo moves a session in which nothing has been asked yet.
+func (s *session) moveTo(d *session) {
+	d.conn, d.p, d.lease, d.permit, d.ctx = s.conn, s.p, s.lease, s.permit.Take(), s.ctx
 }
 
 // start notes that a statement under ctx is about to be sent. What the caller
 // spent on waiting for the connection is not the server's doing.
 func (s *session) start(ctx context.Context) {
+	s.dead = s.pgx.IsClosed()
 	if !s.permit.WantsResult() {
 		return
 	}
@@ -94,13 +127,37 @@ func (s *session) heard() {
 	}
 }
 
-// note learns from err, nil included, of a statement under ctx.
-func (s *session) note(ctx context.Context, err error) {
+// note learns from err, nil included, of a statement under ctx. It returns what
+// the caller is told.
+func (s *session) note(ctx context.Context, err error) error {
 	s.heard()
 	if err == nil {
 		s.answered = true
-		return
+		return nil
 	}
+	if !s.dead && errors.Is(err, pgconn.ErrConnClosed) {
+		err = &answerLost{err}
+	}
+	s.learn(ctx, err)
+	return s.p.late(ctx, err)
+}
+
+// answerLost is what pgx calls "conn closed" when it reads, and the connection
+// was open when the statement was sent. By itself, that error is safe to retry,
+// as is right for a connection that was closed before: but pgx gives it for an
+// answer that breaks off under the simple protocol too, that of COMMIT included.
+type answerLost struct{ cause error }
+
+func (e *answerLost) Error() string {
+	return "sqlpool: the connection broke before the answer came: " + e.cause.Error()
+}
+
+func (e *answerLost) Unwrap() error { return e.cause }
+
+// SafeToRetry is what pgconn.SafeToRetry finds first.
+func (e *answerLost) SafeToRetry() bool { return false }
+
+func (s *session) learn(ctx context.Context, err error) {
 	o := core.Ignored
 	class, ok := judge(err)
 	switch {
@@ -112,6 +169,9 @@ func (s *session) note(ctx context.Context, err error) {
 		}
 		o = outcome(ctx, err, s.left)
 		s.answered = true
+		if state, _ := sqlState(err); state != inFailedTransaction {
+			s.refused = err
+		}
 	case errBadConn(err):
 		s.gone = true // and database/sql tries again: nothing is learnt yet
 	case pgconn.SafeToRetry(err):
@@ -145,26 +205,15 @@ func (s *session) end() {
 	}
 }
 
-// abandon gives back a connection on which nothing was asked. It is not counted
-// as a call.
-func (s *session) abandon() {
-	if s.ended.Swap(true) {
-		return
-	}
-	defer s.permit.Cancel()
-	if s.gone || !s.clean() {
-		s.lease.Destroy()
-	} else {
-		s.lease.Release()
-	}
-}
-
-// finish tells the guard. A session in which the server was not heard, because
-// nothing was asked or because of a panic, teaches nothing.
+// finish tells the guard, and funds retries. A session in which the server was
+// not heard, because nothing was asked or because of a panic, teaches nothing.
 func (s *session) finish() {
 	o := s.outcome
 	if s.err == nil && s.answered {
 		o = core.Success
+		if !conflict(s.refused) {
+			s.p.budget.Fund()
+		}
 	}
 	s.permit.Finish(s.ctx, core.Result{Outcome: o, Err: s.err, Latency: s.latency})
 }

@@ -1,0 +1,5 @@
+//go:build !race
+
+package sqlpool
+
+const raceEnabled = false
