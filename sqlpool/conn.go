@@ -23,6 +23,7 @@ type conn struct {
 	std   *stdlib.Conn // the same connection, for database/sql
 	named bool         // statements are kept under names at the other end
 	peeker
+	madeAt   time.Time  // when the server had let it in
 	prepared statements // for database/sql
 }
 
@@ -121,7 +122,7 @@ func connect(ctx context.Context, cfg *pgx.ConnConfig, pooled bool) (*conn, erro
 		_ = dc.Close()
 		return nil, fmt.Errorf("sqlpool: pgx made a %T", dc)
 	}
-	c := &conn{pgx: std.Conn(), std: std, prepared: newStatements(cfg)}
+	c := &conn{pgx: std.Conn(), std: std, madeAt: time.Now(), prepared: newStatements(cfg)}
 	c.named = !pooled || cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 	c.peeker = newPeeker(c.pgx.PgConn().Conn())
 	return c, nil

@@ -29,6 +29,9 @@ type Pool struct {
 	timeout *statementTimeout // nil: off
 	budget  *retry.Budget
 	retries txRetry
+
+	node   *node   // whose pool it is, or nil
+	router *router // instead of pool: it has none of its own, and is behind a Route
 }
 
 // Open makes a Pool. It fails for a bad Config, and reports all its problems at

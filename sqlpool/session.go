@@ -51,11 +51,12 @@ func (p *Pool) begin(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// open asks the guard, then the pool. A refusal of the pool cancels the
-// permit, as the call never started; but that no connection can be dialled is
-// the server's failure, and what a breaker in front is there for.
+// open asks the guard, then the pool.
 func (s *session) open(ctx context.Context, p *Pool) error {
-	s.p, s.ctx = p, ctx
+	if p.router != nil {
+		return p.router.open(ctx, s)
+	}
+	s.ctx = ctx
 	if p.guard != nil {
 		permit, err := p.guard.Acquire(ctx, core.Call{})
 		if err != nil {
@@ -63,6 +64,14 @@ func (s *session) open(ctx context.Context, p *Pool) error {
 		}
 		s.permit = permit.Take()
 	}
+	return s.borrow(ctx, p)
+}
+
+// borrow is open for who was admitted. A refusal of the pool cancels the permit,
+// as the call never started; but that no connection can be dialled is the
+// server's failure, and what a breaker in front is there for.
+func (s *session) borrow(ctx context.Context, p *Pool) error {
+	s.p = p
 	begun := false
 	defer func() {
 		if !begun { // refused, or an observer exited the goroutine
@@ -79,6 +88,18 @@ func (s *session) open(ctx context.Context, p *Pool) error {
 	begun = true
 	s.lease, s.conn = lease, lease.Value()
 	return nil
+}
+
+// abandon gives back the connection of a session in which nothing was asked of
+// it, which is not counted as a call. The session may be opened again.
+func (s *session) abandon() {
+	defer s.permit.Cancel()
+	if s.gone || !s.clean() {
+		s.lease.Destroy()
+	} else {
+		s.lease.Release()
+	}
+	s.conn, s.lease, s.gone = nil, pool.Lease[*conn]{}, false
 }
 
 // moveTo moves a session in which nothing has been asked yet.
@@ -147,7 +168,12 @@ func (s *session) learn(ctx context.Context, err error) {
 	case ok:
 		readOnly := wentReadOnly(err, s.pgx.PgConn())
 		s.gone = s.gone || class.gone || readOnly
-		s.demoted = s.demoted || readOnly && s.p.dialer.sawPrimary.Load()
+		if readOnly {
+			s.demoted = s.p.dialer.sawPrimary.CompareAndSwap(true, false) || s.demoted
+			if s.p.node != nil {
+				s.p.node.readOnly()
+			}
+		}
 		o = outcome(ctx, err, s.left)
 		s.answered = true
 		if state, _ := sqlState(err); state != inFailedTransaction {

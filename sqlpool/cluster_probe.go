@@ -1,0 +1,250 @@
+package sqlpool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/retry"
+)
+
+// primaryTimeline and primaryLSN are a primary's timeline, from the name of the
+// file that it writes, as the control file tells of a promotion only after the
+// next checkpoint; and the end of what it has inserted into its log. That is
+// where the next record will begin: when the last one filled its page, beyond the
+// header of the next page, where a replica that has all there is will not have
+// got to. So that header is not counted.
+const (
+	primaryTimeline = `substr(pg_walfile_name(l.lsn), 1, 8)`
+	primaryLSN      = `(l.lsn - case
+	when pg_wal_lsn_diff(l.lsn, '0/0') % pg_size_bytes(current_setting('wal_segment_size')) = 40 then 40
+	when pg_wal_lsn_diff(l.lsn, '0/0') % current_setting('wal_block_size')::int = 24 then 24
+	else 0 end)`
+)
+
+// tokenSQL is a primary's timeline and position. On a replica it is an error.
+const tokenSQL = `select ` + primaryTimeline + `, ` + primaryLSN + `::text
+from (select pg_current_wal_insert_lsn() as lsn) as l`
+
+// probeSQL is a node's role, timeline and position. A replica's timeline is the
+// latest that it is certain to follow. The role is asked once: it changes.
+const probeSQL = `with r as materialized (select pg_is_in_recovery() as replica),
+l as materialized (select replica, case when replica
+	then coalesce(pg_last_wal_replay_lsn(), '0/0') else pg_current_wal_insert_lsn() end as lsn from r)
+select l.replica,
+	case when l.replica then to_hex(greatest(
+		(select timeline_id from pg_control_checkpoint()),
+		(select min_recovery_end_timeline from pg_control_recovery()),
+		(select received_tli from pg_stat_wal_receiver)))
+	else ` + primaryTimeline + ` end,
+	(case when l.replica then l.lsn else ` + primaryLSN + ` end)::text
+from l`
+
+// tokenOf reads what the SQL above selects.
+func tokenOf(timeline, at string) (Token, error) {
+	n, err := strconv.ParseUint(strings.TrimSpace(timeline), 16, 32)
+	l, errAt := parseLSN(at)
+	if err != nil || errAt != nil || n == 0 {
+		return Token{}, fmt.Errorf("sqlpool: the server tells no position: %q, %q", timeline, at)
+	}
+	return Token{uint32(n), l}, nil
+}
+
+const (
+	// hurriedEvery is the least time between two probes of a node that answers,
+	// while reads wait for it to catch up, or whoever was refused by it asks.
+	hurriedEvery = 5 * time.Millisecond
+
+	// amissEvery is the time between probes while there is no primary, or of a
+	// node that ought to serve and does not.
+	amissEvery = 100 * time.Millisecond
+
+	// deadEvery is the least time between two probes of a node that cannot be
+	// reached, however much it is asked for.
+	deadEvery = 50 * time.Millisecond
+)
+
+// prober asks one node what it is.
+type prober interface {
+	// ask is one probe. It returns soon after ctx ends.
+	ask(ctx context.Context) (replica bool, at Token, err error)
+	// close ends the connection.
+	close()
+}
+
+// kick has n probed at once, by a probe that begins after the call.
+func (n *node) kick() {
+	select {
+	case n.kicked <- struct{}{}:
+	default:
+	}
+}
+
+// probe is the goroutine that probes n until ctx ends.
+func (n *node) probe(ctx context.Context) {
+	defer n.prober.close()
+	began := time.Now()
+	if n.failures > 0 { // a hook of the user's exited the goroutine before this one
+		n.cluster.see(n, sighting{at: began, err: core.ErrNoReturn, errType: core.ErrorType(core.ErrNoReturn)})
+		if !n.rest(ctx, began) {
+			return
+		}
+	}
+	for {
+		began = time.Now()
+		s := n.sight(ctx, began)
+		if ctx.Err() != nil {
+			return
+		}
+		n.cluster.see(n, s)
+		if !n.rest(ctx, began) {
+			return
+		}
+	}
+}
+
+// sight is one probe. One that panics, in a hook of the user's, has failed.
+func (n *node) sight(ctx context.Context, began time.Time) (s sighting) {
+	ctx, cancel := context.WithTimeout(ctx, n.cluster.cfg.ProbeTimeout)
+	defer cancel()
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			n.prober.close()
+			err := fmt.Errorf("sqlpool: probe: %v: %w", panicked, core.ErrNoReturn)
+			s = sighting{at: began, err: err, errType: core.ErrorType(err)}
+		}
+	}()
+	n.failures++ // unless it succeeds
+	replica, at, err := n.prober.ask(ctx)
+	if err != nil {
+		state, _ := sqlState(err)
+		return sighting{at: began, err: err, errType: core.ErrorType(err), full: strings.HasPrefix(state, "53")}
+	}
+	n.failures = 0
+	return sighting{at: began, replica: replica, timeline: at.timeline, lsn: at.lsn}
+}
+
+// rest waits until n is to be probed again. It reports false when ctx has ended.
+func (n *node) rest(ctx context.Context, began time.Time) bool {
+	pause, least := n.pauses()
+	timer := time.NewTimer(time.Until(began.Add(pause)))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	case <-n.kicked:
+	}
+	timer.Reset(time.Until(began.Add(least)))
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// pauses are how long it is from the beginning of a probe to that of the next,
+// and how long if n is kicked.
+func (n *node) pauses() (pause, least time.Duration) {
+	c := n.cluster
+	every := c.cfg.ProbeInterval
+	if n.failures > 0 {
+		backoff := retry.Backoff{Base: deadEvery, Cap: every}
+		least = min(every, deadEvery)
+		return max(least, backoff.Pause(n.failures)), least
+	}
+	v := c.view.Load()
+	amiss := v.primary < 0 || v.nodes[v.primary].role != RolePrimary ||
+		v.nodes[n.index].role == RoleReplica && !v.nodes[n.index].reads
+	if amiss {
+		every = min(every, amissEvery)
+	}
+	if c.hurried.Load() > 0 {
+		every = min(every, hurriedEvery)
+	}
+	return every, min(every, hurriedEvery)
+}
+
+// pgProber is the prober of a server. It is used by one goroutine.
+type pgProber struct {
+	dialer  *dialer
+	dialing *atomic.Bool
+	conn    *conn
+}
+
+// errNotDialing refuses the dial of a cancel request, which pgx makes on its own
+// when a probe is cut off, and which would outlive the prober.
+var errNotDialing = errors.New("sqlpool: a probe is not cancelled")
+
+// newProber is a prober with the node's own configuration. What there is for the
+// statements of users is left out.
+func newProber(cfg Config) *pgProber {
+	conn := cfg.ConnConfig.Copy()
+	conn.Tracer = nil
+	p := &pgProber{dialing: new(atomic.Bool)}
+	dial, dialing := conn.DialFunc, p.dialing
+	conn.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if !dialing.Load() {
+			return nil, errNotDialing
+		}
+		return dial(ctx, network, addr)
+	}
+	p.dialer = newDialer(conn, &Config{BeforeConnect: cfg.BeforeConnect, Pooled: PooledNo}) // not asked for: its answer is of no use here
+	return p
+}
+
+// ask asks on the connection that there is. If it is broken, it asks once more
+// on a new one: that the server ended one connection does not say that it is gone.
+func (p *pgProber) ask(ctx context.Context) (replica bool, at Token, err error) {
+	if p.conn != nil {
+		replica, at, err = p.query(ctx)
+		if err == nil || ctx.Err() != nil {
+			return replica, at, err
+		}
+	}
+	p.dialing.Store(true)
+	p.conn, err = p.dialer.dial(ctx)
+	p.dialing.Store(false)
+	if err != nil {
+		p.conn = nil
+		return false, Token{}, err
+	}
+	return p.query(ctx)
+}
+
+// query asks on the connection, and closes it when that fails.
+func (p *pgProber) query(ctx context.Context) (replica bool, at Token, err error) {
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	results, err := p.conn.pgx.PgConn().Exec(ctx, probeSQL).ReadAll()
+	if err != nil {
+		return false, Token{}, err
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 3 {
+		return false, Token{}, errors.New("sqlpool: probe: not one row")
+	}
+	row := results[0].Rows[0]
+	at, err = tokenOf(string(row[1]), string(row[2]))
+	return string(row[0]) == "t", at, err
+}
+
+func (p *pgProber) close() {
+	if p.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 250*time.Millisecond)
+	defer cancel()
+	closeConn(ctx, p.conn)
+	p.conn = nil
+}

@@ -1,0 +1,407 @@
+package sqlpool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/balance"
+	"github.com/surgewall/surgewall/core/pool"
+)
+
+// The errors of a Cluster, which errors.Is finds in a *core.Rejection.
+var (
+	// ErrNoPrimary: no node is known that accepts writes, and in the time there
+	// was for it none came up.
+	ErrNoPrimary = errors.New("sqlpool: no primary")
+
+	// ErrNoReplica: no replica can serve the read, and the primary may not.
+	ErrNoReplica = errors.New("sqlpool: no replica can serve the read")
+)
+
+// router sends the sessions of a Pool to the nodes of a Cluster.
+type router struct {
+	c     *Cluster
+	write bool
+	by    Consistency
+}
+
+// open opens s: it finds a node and borrows a connection from its pool. Nothing of
+// the caller's is sent meanwhile, so what was done in vain is done elsewhere.
+func (r *router) open(ctx context.Context, s *session) error {
+	j := journey{router: r, ctx: ctx, s: s, started: time.Now()}
+	defer j.end()
+	for {
+		v := r.c.view.Load()
+		if done, err := j.try(v); done {
+			return err
+		}
+		if err := j.wait(v); err != nil {
+			return err
+		}
+	}
+}
+
+// journey is the way of one session to its connection.
+type journey struct {
+	*router
+	ctx     context.Context // the caller's
+	s       *session        // to be opened
+	started time.Time
+	last    error // why a node that was to serve did not
+
+	late    context.Context // ctx, until the acquire timeout is over; nil until it is needed
+	cancel  context.CancelFunc
+	waiting bool // it counts as waiting
+	hurried bool // it counts as hurried
+	paid    bool // for the primary in place of a replica
+}
+
+func (j *journey) end() {
+	if j.cancel != nil {
+		j.cancel()
+	}
+	if j.waiting {
+		j.c.waiting.Add(-1)
+	}
+	if j.hurried {
+		j.c.hurried.Add(-1)
+	}
+}
+
+// try looks for a connection as things are in v. Not being done means that it is
+// worth another try when they have changed.
+func (j *journey) try(v *view) (done bool, err error) {
+	if !j.write {
+		done, err := j.replica(v)
+		if done || !v.complete() || j.mayCatchUp(v) {
+			return done, err
+		}
+		if err := j.pay(v); err != nil {
+			return true, err
+		}
+	}
+	why, err := j.visit(v, true, nil)
+	switch why {
+	case boarded, turnedDown:
+		return true, err
+	}
+	if j.c.cfg.RefuseWithoutPrimary && v.complete() && j.c.view.Load().primary == v.primary {
+		return true, j.refuse(j.none(), core.NoBackend, cmp.Or(j.last, err))
+	}
+	return false, nil
+}
+
+// replica tries the replicas, one after the other until one serves.
+func (j *journey) replica(v *view) (done bool, err error) {
+	var tried balance.Tried
+	for range j.c.nodes {
+		why, err := j.visit(v, false, &tried)
+		switch why {
+		case boarded, turnedDown:
+			return true, err
+		case nobody:
+			return false, nil
+		}
+		v = j.c.view.Load()
+	}
+	return false, nil
+}
+
+// mayCatchUp reports whether there is a replica that may catch up, and time left
+// for it.
+func (j *journey) mayCatchUp(v *view) bool {
+	return !j.write && j.by.kind != anyAge && v.complete() &&
+		slices.ContainsFunc(v.nodes, func(n nodeView) bool { return n.reads && n.replica }) &&
+		time.Since(j.started) < j.c.cfg.CatchUpWait
+}
+
+// pay asks whether the primary may serve a read in the place of a replica, once.
+func (j *journey) pay(v *view) error {
+	c := j.c
+	switch {
+	case c.cfg.NoFallback:
+		return j.refuse(ErrNoReplica, core.NoBackend, j.last)
+	case v.primary < 0 || j.paid:
+		return nil // it is paid for when there is one
+	}
+	if err := c.fallback.Take(); err != nil {
+		return j.refuse(ErrNoReplica, core.RetryBudget, err)
+	}
+	j.paid = true
+	c.n.fallbacks.Add(1)
+	return nil
+}
+
+// wait waits for a newer view than v, as long as the acquire timeout and ctx
+// allow, or until the time is over in which a replica may catch up.
+func (j *journey) wait(v *view) error {
+	c := j.c
+	if c.ctx.Err() != nil {
+		return j.refuse(pool.ErrClosed, core.Closed, nil)
+	}
+	var until <-chan time.Time
+	if j.mayCatchUp(v) {
+		if !j.hurried {
+			j.hurried = true
+			c.hurried.Add(1)
+		}
+		timer := time.NewTimer(time.Until(j.started.Add(c.cfg.CatchUpWait)))
+		defer timer.Stop()
+		until = timer.C
+	} else if !j.waiting {
+		j.waiting = true
+		if n := c.waiting.Add(1); c.cfg.Pool.MaxWaiters > 0 && n > int64(c.cfg.Pool.MaxWaiters) {
+			return j.refuse(pool.ErrOverloaded, core.Overloaded, j.last)
+		}
+	}
+	c.kick()
+	select {
+	case <-v.next:
+		return nil
+	case <-until:
+		return nil
+	case <-c.ctx.Done():
+		return j.refuse(pool.ErrClosed, core.Closed, nil)
+	case <-j.bounded().Done():
+	}
+	why := j.last
+	if err := j.ctx.Err(); err != nil {
+		why = err
+	}
+	return j.refuse(j.none(), core.WaitTimeout, why)
+}
+
+// none is the error of who finds no node.
+func (j *journey) none() error {
+	if j.write {
+		return ErrNoPrimary
+	}
+	return ErrNoReplica
+}
+
+// bounded is ctx, until the acquire timeout is over since the beginning.
+func (j *journey) bounded() context.Context {
+	if j.late == nil {
+		j.late = j.ctx
+		if timeout := j.c.cfg.Pool.AcquireTimeout; timeout > 0 {
+			j.late, j.cancel = context.WithDeadline(j.ctx, j.started.Add(timeout))
+		}
+	}
+	return j.late
+}
+
+// refuse is the error of a caller who gets nothing.
+func (j *journey) refuse(sentinel error, reason core.Reason, cause error) error {
+	c := j.c
+	switch sentinel {
+	case ErrNoPrimary:
+		c.n.noPrimary.Add(1)
+	case ErrNoReplica:
+		c.n.noReplica.Add(1)
+	}
+	core.Emit(j.ctx, c.cfg.Observer, core.Event{
+		Kind: core.KindRejected, Component: c.cfg.Name, Reason: reason, N: 1,
+	})
+	return &core.Rejection{
+		Guard: c.cfg.Name, Reason: reason, Err: sentinel, Cause: cause, Detail: c.view.Load().String(),
+	}
+}
+
+// whither is how an attempt to get to a node ended.
+type whither uint8
+
+const (
+	boarded    whither = iota // with a connection
+	turnedDown                // with an error that the caller gets
+	elsewhere                 // the node, or its connection, does not serve after all
+	nobody                    // no node serves it
+)
+
+// visit picks a node and borrows a connection of its pool.
+func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (whither, error) {
+	ctx := j.ctx
+	if j.late != nil {
+		ctx = j.late
+	}
+	t := &trip{Context: ctx, journey: j, view: v, primary: primary, now: time.Now()}
+	defer t.end()
+	lease, err := j.c.balancer.Pick(t, balance.PickInfo{Tried: tried})
+	if err != nil {
+		switch {
+		case primary && t.refused != nil:
+			return turnedDown, t.refused
+		case primary && v.primary >= 0 && !j.c.nodes[v.primary].Ready():
+			return turnedDown, err
+		case ctx.Err() != nil:
+			return turnedDown, j.refuse(j.none(), core.WaitTimeout, ctx.Err())
+		}
+		return nobody, err
+	}
+	if tried != nil {
+		lease.MarkTried(tried)
+	}
+	n := lease.Value()
+	t.stint = v.stints[n.index]
+	visit := &visit{n: n, lease: lease.Take(), reads: !primary && v.nodes[n.index].role == RoleReplica}
+	j.s.ctx = j.ctx
+	j.s.permit = core.NewPermit(visit, core.Token{}, core.WantsResult)
+	if err := j.s.borrow(t, n.pool); err != nil {
+		j.last = err
+		if t.stint.Err() != nil && ctx.Err() == nil || errors.Is(err, pool.ErrUnavailable) {
+			n.kick()
+			return elsewhere, err
+		}
+		return turnedDown, err
+	}
+	if err := j.admit(t, n, j.s); err != nil {
+		j.s.abandon()
+		j.last = err
+		if j.ctx.Err() != nil {
+			return turnedDown, j.refuse(j.none(), core.WaitTimeout, j.ctx.Err())
+		}
+		return elsewhere, err
+	}
+	return boarded, nil
+}
+
+// trip is one visit to one node, and the context in which a connection is waited
+// for: it ends with the caller's, and when the node has to be left.
+type trip struct {
+	context.Context // the caller's, or bounded
+	*journey
+	view    *view
+	primary bool // or a node that serves reads
+	now     time.Time
+	refused error // by the guard of a node that would have served
+
+	stint *stint
+
+	// once guards what follows. Only who has to wait for a connection asks for
+	// Done, and pays for a context that two others end.
+	once   sync.Once
+	merged context.Context
+	cancel context.CancelFunc
+	stop   func() bool
+}
+
+// servedBy reports whether n serves the trip, as far as is known.
+func (t *trip) servedBy(n *node) bool {
+	is := &t.view.nodes[n.index]
+	switch {
+	case t.primary && t.view.primary != n.index:
+		return false
+	case !t.primary && !is.reads:
+		return false
+	}
+	return t.write || t.by.servedBy(is, t.view.primary == n.index, t.now)
+}
+
+// Done is closed when the caller's context ends, or the stint of the node.
+func (t *trip) Done() <-chan struct{} {
+	t.once.Do(func() {
+		if t.stint == nil {
+			t.merged = t.Context
+			return
+		}
+		t.merged, t.cancel = context.WithCancel(t.Context)
+		t.stop = context.AfterFunc(t.stint, t.cancel)
+	})
+	return t.merged.Done()
+}
+
+// Err is set as Done says.
+func (t *trip) Err() error {
+	if err := t.Context.Err(); err != nil || t.stint == nil {
+		return err
+	}
+	return t.stint.Err()
+}
+
+func (t *trip) end() {
+	t.once.Do(func() { t.merged = t.Context })
+	if t.cancel != nil {
+		t.stop()
+		t.cancel()
+	}
+}
+
+var (
+	errStandby = errors.New("sqlpool: the connection is to a standby")
+	errBehind  = errors.New("sqlpool: the node has fallen behind")
+)
+
+// admit makes sure, with a connection in hand, that it is to what the trip wanted.
+//
+// A server may have been restarted as something else, or to an earlier position,
+// since it was probed. No connection survives that: so one that is older than a
+// probe is to the server which that probe saw, or broken. Of a younger one nothing
+// is known, and n is asked again first. Time has passed as well, if the connection
+// was waited for.
+func (j *journey) admit(t *trip, n *node, s *session) error {
+	if j.write {
+		return s.acceptsWrites(j.ctx, n)
+	}
+	if j.by.kind == anyAge {
+		return nil
+	}
+	deadline := time.NewTimer(j.c.cfg.ProbeTimeout)
+	defer deadline.Stop()
+	for {
+		v := j.c.view.Load()
+		is := &v.nodes[n.index]
+		seen := is.at.After(s.madeAt)
+		if seen && !j.by.servedBy(is, v.primary == n.index, time.Now()) {
+			return errBehind
+		}
+		if seen {
+			return nil
+		}
+		n.kick()
+		select {
+		case <-v.next:
+		case <-deadline.C:
+			return errBehind
+		case <-t.stint.Done():
+			return errBehind
+		case <-j.ctx.Done():
+			return j.ctx.Err()
+		}
+	}
+}
+
+// acceptsWrites makes sure that the connection is not to a standby. PostgreSQL
+// tells so when it is made, since version 14, and of a promotion with the next
+// answer: so one that was to a standby is asked.
+func (s *session) acceptsWrites(ctx context.Context, n *node) error {
+	standby := func() bool { return s.pgx.PgConn().ParameterStatus("in_hot_standby") == "on" }
+	if !standby() {
+		return nil
+	}
+	if err := s.pgx.Ping(ctx); err == nil && !standby() {
+		return nil
+	}
+	s.gone = true
+	n.readOnly()
+	return errStandby
+}
+
+// String is the view in few words, for the Detail of a refusal.
+func (v *view) String() string {
+	var count [len(roleNames)]int
+	lagging := 0
+	for i := range v.nodes {
+		count[v.nodes[i].role]++
+		if v.nodes[i].lagging {
+			lagging++
+		}
+	}
+	return fmt.Sprintf("nodes %d, primary %d, replicas %d, lagging %d, old primaries %d, unreachable %d, not asked %d",
+		len(v.nodes), count[RolePrimary], count[RoleReplica], lagging,
+		count[RoleOldPrimary], count[RoleUnreachable], count[RoleUnknown])
+}
