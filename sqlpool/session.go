@@ -139,7 +139,7 @@ func (s *session) note(ctx context.Context, err error) error {
 	if s.named {
 		hintPooled(err)
 	}
-	if !s.dead && errors.Is(err, pgconn.ErrConnClosed) {
+	if !s.dead && errors.Is(err, pgconn.ErrConnClosed) && pgconn.SafeToRetry(err) {
 		err = &answerLost{err}
 	}
 	s.learn(ctx, err)
