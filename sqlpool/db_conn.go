@@ -144,7 +144,7 @@ func (s *session) driverExec(ctx context.Context, query string, args []driver.Na
 		}
 	}
 	returned = true
-	return r, s.told(ctx, err)
+	return r, s.told(ctx, err, len(args) == 0 || !s.extended(args))
 }
 
 // driverRun is what pgx's driver does, but for the error of an answer that breaks
@@ -172,10 +172,10 @@ func (s *session) driverQuery(ctx context.Context, query string, args []driver.N
 		}
 	}
 	returned = true
-	if errBadConn(err) && !s.dead && !s.extended(args) {
+	if errBadConn(err) && !s.dead && s.pgx.IsClosed() && !s.extended(args) {
 		err = pgconn.ErrConnClosed // in the simple protocol, pgx has begun to read by now
 	}
-	if err = s.told(ctx, err); err != nil {
+	if err = s.told(ctx, err, !s.extended(args)); err != nil {
 		return nil, err
 	}
 	if pgx, ok := r.(*stdlib.Rows); ok {
@@ -221,7 +221,7 @@ func (s *session) driverPrepare(ctx context.Context, query string) (inputs int, 
 	s.start(ctx)
 	inputs, err = s.prepared.prepare(ctx, s.pgx, query)
 	returned = true
-	return inputs, s.told(ctx, err)
+	return inputs, s.told(ctx, err, false)
 }
 
 func (s *session) driverBegin(ctx context.Context, opts driver.TxOptions) (t driver.Tx, err error) {
@@ -230,15 +230,16 @@ func (s *session) driverBegin(ctx context.Context, opts driver.TxOptions) (t dri
 	s.start(ctx)
 	t, err = s.std.BeginTx(ctx, opts)
 	returned = true
-	return t, s.told(ctx, err)
+	return t, s.told(ctx, err, false) // BEGIN may be sent twice
 }
 
 // told notes err, and returns what database/sql is told of it: ErrBadConn, upon
 // which it tries another connection, if nothing was sent since the connection is
 // dead. pgx's driver says so, too, if the context had ended, or the caller has
-// not closed the rows before.
-func (s *session) told(ctx context.Context, err error) error {
-	lost := !s.dead && errors.Is(err, pgconn.ErrConnClosed) // see answerLost
+// not closed the rows before. In the simple protocol, pgx says so of an answer
+// that breaks off as well: see answerLost.
+func (s *session) told(ctx context.Context, err error, simple bool) error {
+	lost := simple && !s.dead && errors.Is(err, pgconn.ErrConnClosed)
 	if err == nil || lost || !errBadConn(err) && !pgconn.SafeToRetry(err) {
 		return s.note(ctx, err)
 	}

@@ -198,9 +198,9 @@ func TestMinimumAboveMaximumIsReportedByName(t *testing.T) {
 		require.EqualError(t, err, "sqlpool.Config.DSN: pool_min_conns: 8: must not be above Max 3")
 	}
 	_, err := Open(t.Context(), Config{DSN: bothForms("pool_min_idle_conns=8")[1], Max: 3})
-	require.EqualError(t, err, "sqlpool.Config.DSN: pool_min_idle_conns: 8: must not be above Max")
+	require.EqualError(t, err, "sqlpool.Config.DSN: pool_min_idle_conns: 8: must not be above Max 3")
 	_, err = Open(t.Context(), Config{DSN: bothForms("pool_max_conns=3")[1], MinIdle: 4})
-	require.EqualError(t, err, "sqlpool.Config.MinIdle: 4: must not be above Max")
+	require.EqualError(t, err, "sqlpool.Config.MinIdle: 4: must not be above Max 3")
 }
 
 // FuzzParameters reads any value of any parameter, in both forms of the
