@@ -53,6 +53,9 @@ const proxyIdleTime = time.Minute
 // The Pool's Close closes it too; its own Close leaves the Pool open, and is for
 // good. After either, it returns database/sql's error of a closed database.
 //
+// A Scan method of the caller's own type must not panic: database/sql then waits
+// for a lock that it holds itself, and keeps the connection, with any driver.
+//
 // What sql.Conn.Raw shows has a method Conn() *pgx.Conn, which returns nil when
 // the connection was lost to a panic.
 func (p *Pool) DB() *sql.DB { return p.db }

@@ -172,7 +172,7 @@ func (s *session) driverQuery(ctx context.Context, query string, args []driver.N
 		}
 	}
 	returned = true
-	if errBadConn(err) && !s.dead && !s.extended(args) {
+	if errBadConn(err) && !s.dead && s.pgx.IsClosed() && !s.extended(args) {
 		err = pgconn.ErrConnClosed // in the simple protocol, pgx has begun to read by now
 	}
 	if err = s.told(ctx, err, !s.extended(args)); err != nil {

@@ -347,83 +347,32 @@ func TestRollbackOfASilentServerEnds(t *testing.T) {
 // pgx's driver says that the connection is bad.
 func TestBusyConnectionOfATransactionSaysSo(t *testing.T) {
 	ctx := t.Context()
-	p := open(t, Config{Max: 1})
-	tx, err := p.DB().BeginTx(ctx, nil)
-	require.NoError(t, err)
-	r, err := tx.QueryContext(ctx, "select generate_series(1, 100000)")
-	require.NoError(t, err)
-	require.True(t, r.Next())
-	_, err = tx.ExecContext(ctx, "select 1")
-	require.ErrorIs(t, err, errBusy)
-	_, err = tx.QueryContext(ctx, "select 1")
-	require.ErrorIs(t, err, errBusy)
-	_, err = tx.PrepareContext(ctx, "select 1")
-	require.ErrorIs(t, err, errBusy)
-	require.NoError(t, r.Close())
-	_, err = tx.ExecContext(ctx, "select 1")
-	require.NoError(t, err)
-	require.NoError(t, tx.Commit())
-	require.Zero(t, p.Stats().DestroyedBroken)
-}
-
-// killer is a tracer that closes the connection before each of the next
-// statements is sent.
-type killer struct{ before int }
-
-func (k *killer) TraceQueryStart(ctx context.Context, c *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	if k.before > 0 {
-		k.before--
-		_ = c.Close(ctx)
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol} {
+		cfg, err := pgx.ParseConfig(pgtest.DSN(t))
+		require.NoError(t, err)
+		cfg.DefaultQueryExecMode = mode
+		p := open(t, Config{ConnConfig: cfg, Max: 1})
+		tx, err := p.DB().BeginTx(ctx, nil)
+		require.NoError(t, err)
+		r, err := tx.QueryContext(ctx, "select generate_series(1, 100000)")
+		require.NoError(t, err)
+		require.True(t, r.Next())
+		_, err = tx.ExecContext(ctx, "select 1")
+		require.ErrorIs(t, err, errBusy, mode)
+		_, err = tx.QueryContext(ctx, "select 1")
+		require.ErrorIs(t, err, errBusy, mode)
+		st, err := tx.PrepareContext(ctx, "select 1")
+		if mode == pgx.QueryExecModeSimpleProtocol { // nothing is sent as yet
+			require.NoError(t, err)
+			_, err = st.ExecContext(ctx)
+		}
+		require.ErrorIs(t, err, errBusy, mode)
+		require.NoError(t, r.Close())
+		_, err = tx.ExecContext(ctx, "select 1")
+		require.NoError(t, err)
+		require.NoError(t, tx.Commit())
+		require.Zero(t, p.Stats().DestroyedBroken)
 	}
-	return ctx
-}
-
-func (k *killer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
-func TestConnectionThatWasDeadBeforeAnythingWasSentCostsNoError(t *testing.T) {
-	ctx := t.Context()
-	cfg, err := pgx.ParseConfig(pgtest.DSN(t))
-	require.NoError(t, err)
-	k := &killer{}
-	cfg.Tracer = k
-	p := open(t, Config{ConnConfig: cfg, Max: 3, MinIdle: 3})
-	db := p.DB()
-	_, err = db.ExecContext(ctx, "create table hit (id int)")
-	require.NoError(t, err)
-	st, err := db.PrepareContext(ctx, "insert into hit values ($1)")
-	require.NoError(t, err)
-	for name, use := range map[string]func() error{
-		"exec":      func() error { _, err := db.ExecContext(ctx, "insert into hit values ($1)", 1); return err },
-		"query":     func() error { return db.QueryRowContext(ctx, "insert into hit values (1) returning id").Scan(new(int)) },
-		"stmt exec": func() error { _, err := st.ExecContext(ctx, 1); return err },
-		"begin": func() error {
-			tx, err := db.BeginTx(ctx, nil)
-			if err != nil {
-				return err
-			}
-			if _, err = tx.ExecContext(ctx, "insert into hit values (1)"); err != nil {
-				return err
-			}
-			return tx.Commit()
-		},
-	} {
-		warm(t, p, 3)
-		k.before = 2
-		require.NoError(t, use(), name)
-		require.Zero(t, k.before, name)
-	}
-	var hits int
-	require.NoError(t, db.QueryRowContext(ctx, "select count(*) from hit").Scan(&hits))
-	require.Equal(t, 4, hits, "each once")
-
-	// On a connection of one's own there is no other to try.
-	c, err := db.Conn(ctx)
-	require.NoError(t, err)
-	k.before = 1
-	_, err = c.ExecContext(ctx, "select $1::int", 1)
-	require.ErrorIs(t, err, driver.ErrBadConn)
-	require.ErrorIs(t, c.Close(), sql.ErrConnDone)
-	require.Zero(t, p.Stats().Used)
 }
 
 // What died after it was sent is not sent again.
