@@ -494,6 +494,24 @@ var sameCases = []struct {
 		w.sawErr("rows", r.Err())
 		w.all(context.WithoutCancel(ctx), db)
 	}},
+	{name: "result sets in a hurry", run: func(w *world, ctx context.Context, _ func(), db *sql.DB) {
+		r, err := db.QueryContext(ctx, "query")
+		w.sawErr("query", err)
+		w.saw("next", r.Next())
+		w.saw("next result set", r.NextResultSet())
+		w.saw("next", r.Next())
+		w.sawErr("rows", r.Err())
+		w.sawErr("close", r.Close())
+	}},
+	{name: "rows read to their end alone", run: func(w *world, ctx context.Context, _ func(), db *sql.DB) {
+		r, err := db.QueryContext(ctx, "query")
+		w.sawErr("query", err)
+		for r.Next() {
+			w.saw("next")
+		}
+		w.exec(ctx, db) // on the same connection, unless there are more results
+		w.sawErr("close", r.Close())
+	}},
 	{name: "rows of a tx", run: func(w *world, ctx context.Context, _ func(), db *sql.DB) {
 		tx, err := db.BeginTx(ctx, nil)
 		w.sawErr("begin", err)
