@@ -2,6 +2,7 @@ package sqlpool
 
 import (
 	"context"
+	"database/sql/driver"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -127,12 +128,16 @@ func TestStatementThatWasSentIsNeverSentAgain(t *testing.T) {
 				w := &wire{}
 				cfg := w.config(t, dsn)
 				cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // one write
-				p := open(t, Config{ConnConfig: cfg, Max: 2, RequireServer: true})
+				g := &spy{}
+				p := open(t, Config{ConnConfig: cfg, Max: 2, Guard: g, RequireServer: true})
 				_, err := p.Exec(ctx, "drop table if exists item; create table item (id int)")
 				require.NoError(t, err)
+				g.take()
 				w.arm(f, armed(name))
 				err = use(ctx, p)
 				require.Error(t, err)
+				_, outcomes := g.take()
+				require.Equal(t, []core.Outcome{core.Failure}, outcomes)
 				require.False(t, pgconn.SafeToRetry(err))
 				struck, writes := w.seen()
 				require.Equal(t, []int{1, 1}, []int{struck, writes})
@@ -180,6 +185,38 @@ func TestResendsAreBounded(t *testing.T) {
 			}))
 			_, writes = w.seen()
 			require.Equal(t, 1, writes)
+		})
+	}
+}
+
+// pgx's driver took an answer that breaks off for a statement that was not sent:
+// database/sql sent it again, and an insert was applied twice.
+func TestLostAnswerUnderDatabaseSQLIsNotSentAgain(t *testing.T) {
+	ctx, dsn := t.Context(), pgtest.DSN(t)
+	for of, f := range map[string]fault{"lost": lost, "unheard": unheard} {
+		t.Run(of, func(t *testing.T) {
+			w := &wire{}
+			g := &spy{}
+			p := open(t, Config{ConnConfig: w.config(t, dsn), Max: 2, Guard: g, RequireServer: true})
+			_, err := p.Exec(ctx, "drop table if exists item; create table item (id int)")
+			require.NoError(t, err)
+			warm(t, p, 2)
+			g.take()
+			w.arm(f, "insert")
+			_, err = p.DB().ExecContext(ctx, "insert into item values (1)")
+			require.Error(t, err)
+			require.NotErrorIs(t, err, driver.ErrBadConn)
+			_, writes := w.seen()
+			require.Equal(t, 1, writes)
+			_, outcomes := g.take()
+			require.Equal(t, []core.Outcome{core.Failure}, outcomes)
+			want := 0
+			if f == unheard {
+				want = 1
+			}
+			var rows int
+			require.NoError(t, p.QueryRow(ctx, "select count(*) from item").Scan(&rows))
+			require.Equal(t, want, rows)
 		})
 	}
 }
