@@ -16,6 +16,6 @@
 // pgx speaks the protocol; its pool is not used. Pool.DB is a *sql.DB on the same
 // connections.
 //
-// Wrap puts a guard around any other database/sql driver, whose pool then stays
-// that of database/sql.
+// Wrap puts a guard around any other database/sql driver, tries again what was
+// not sent, and tells of it. The pool then stays that of database/sql.
 package sqlpool
