@@ -21,6 +21,6 @@
 // is a cloud's token. A pooler such as PgBouncer in between is found, or declared:
 // see Pooled.
 //
-// Wrap puts a guard around any other database/sql driver, whose pool then stays
-// that of database/sql.
+// Wrap puts a guard around any other database/sql driver, tries again what was
+// not sent, and tells of it. The pool then stays that of database/sql.
 package sqlpool

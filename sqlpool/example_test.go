@@ -15,6 +15,7 @@ import (
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/pool"
+	"github.com/surgewall/surgewall/core/retry"
 	"github.com/surgewall/surgewall/sqlpool"
 )
 
@@ -169,6 +170,46 @@ func ExampleWrap() {
 	var refused *core.Rejection
 	fmt.Println(errors.As(err, &refused), refused.Reason)
 	// Output: true circuit_open
+}
+
+// late is the connector of a server that is not up as yet.
+type late struct {
+	connector
+	refuses int
+}
+
+func (c *late) Connect(ctx context.Context) (driver.Conn, error) {
+	if core.Attempt(ctx) <= c.refuses {
+		return nil, errors.New("connection refused")
+	}
+	return c.connector.Connect(ctx)
+}
+
+// A dial that failed is made again; the program notices nothing.
+func ExampleWrap_retry() {
+	budget, err := retry.NewBudget(retry.BudgetConfig{Name: "orders"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	under, mock, err := sqlmock.NewWithDSN("late")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer under.Close()
+	mock.ExpectExec("update").WillReturnResult(sqlmock.NewResult(0, 1))
+	db := sql.OpenDB(sqlpool.Wrap(&late{connector{under.Driver(), "late"}, 2}, sqlpool.WrapConfig{
+		Retry: sqlpool.WrapRetry{
+			Tries:   3,
+			Backoff: retry.Backoff{Base: time.Millisecond, Cap: 10 * time.Millisecond},
+			Budget:  budget,
+		},
+	}))
+	defer db.Close()
+	_, err = db.ExecContext(context.Background(), "update item set stock = 0")
+	fmt.Println(err, budget.Stats().Taken)
+	// Output: <nil> 2
 }
 
 // A *sql.DB on the pool has the pool's guard, queue and refusals.

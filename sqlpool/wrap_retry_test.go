@@ -7,50 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/circuit"
 	"github.com/surgewall/surgewall/core/retry"
+	"github.com/surgewall/surgewall/internal/pgtest"
 )
-
-// ear is an observer that keeps what it hears.
-type ear struct {
-	mu     sync.Mutex
-	events []core.Event
-	on     func(core.Event) // user code
-}
-
-func (e *ear) Enabled(core.Kind) bool { return true }
-
-func (e *ear) Observe(_ context.Context, event core.Event) {
-	e.mu.Lock()
-	e.events = append(e.events, event)
-	e.mu.Unlock()
-	if e.on != nil {
-		e.on(event)
-	}
-}
-
-// take are the events of one kind since the last take.
-func (e *ear) take(k core.Kind) (heard []core.Event) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, event := range e.events {
-		if event.Kind == k {
-			heard = append(heard, event)
-		}
-	}
-	e.events = slices.DeleteFunc(e.events, func(event core.Event) bool { return event.Kind == k })
-	return heard
-}
 
 // unsentErr is the error of a driver that says that nothing was sent.
 type unsentErr struct{ safe bool }
@@ -210,11 +180,14 @@ func TestWrapDoesNotDialAgainBehindAnOpenBreaker(t *testing.T) {
 		breaker, err := circuit.New(circuit.Config{Name: "db", FailureThreshold: 2, Observer: e})
 		require.NoError(t, err)
 		d := newDialler(errRefusedDial, errRefusedDial, errRefusedDial, errRefusedDial)
-		w := Wrap(d, WrapConfig{Guard: breaker, Retry: WrapRetry{Tries: 9}})
+		budget, err := retry.NewBudget(retry.BudgetConfig{})
+		require.NoError(t, err)
+		w := Wrap(d, WrapConfig{Guard: breaker, Retry: WrapRetry{Tries: 9, Budget: budget}})
 		_, err = w.Connect(t.Context())
 		require.Same(t, errRefusedDial, err, "what went wrong, not that it is now open")
 		require.Equal(t, circuit.Open, breaker.State())
 		require.Len(t, d.attempts, 2)
+		require.EqualValues(t, 1, budget.Stats().Taken)
 
 		_, err = w.Connect(t.Context())
 		require.ErrorIs(t, err, circuit.ErrOpen)
@@ -434,86 +407,52 @@ func TestWrapFundsItsBudget(t *testing.T) {
 	}
 }
 
-func TestWrapTellsHowConnectionsEnd(t *testing.T) {
-	ctx := context.Background() // of no bubble
-	bad := driver.ErrBadConn
-	for name, c := range map[string]struct {
-		fails map[string][]error
-		run   func(db *sql.DB)
-		want  []string
-	}{
-		"closed": {run: func(db *sql.DB) { _, _ = db.ExecContext(ctx, "x") }, want: []string{"closed"}},
-		"a bad statement": {fails: map[string][]error{"ExecContext": {bad}}, run: func(db *sql.DB) {
-			_, _ = db.ExecContext(ctx, "x")
-		}, want: []string{"broken", "closed"}},
-		"a bad session": {fails: map[string][]error{"ResetSession": {bad}}, run: func(db *sql.DB) {
-			_, _ = db.ExecContext(ctx, "x")
-			_, _ = db.ExecContext(ctx, "x")
-		}, want: []string{"broken", "closed"}},
-		"not valid": {fails: map[string][]error{"IsValid": {errBroken}}, run: func(db *sql.DB) {
-			_, _ = db.ExecContext(ctx, "x")
-		}, want: []string{"broken"}},
-		"a bad ping": {fails: map[string][]error{"Ping": {bad}}, run: func(db *sql.DB) {
-			_ = db.PingContext(ctx)
-		}, want: []string{"broken"}},
-		"a bad commit": {fails: map[string][]error{"Commit": {bad}}, run: func(db *sql.DB) {
-			tx, _ := db.BeginTx(ctx, nil)
-			_ = tx.Commit()
-		}, want: []string{"broken"}},
-		"a bad statement of a transaction": {fails: map[string][]error{"ExecContext": {bad}}, run: func(db *sql.DB) {
-			tx, _ := db.BeginTx(ctx, nil)
-			_, _ = tx.ExecContext(ctx, "x")
-			_ = tx.Rollback()
-		}, want: []string{"broken"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				e := &ear{}
-				db := sql.OpenDB(fullDriver(&world{fails: c.fails}, WrapConfig{Name: "orders", Observer: e}))
-				time.Sleep(time.Minute) // virtual: it is the age of connections that counts
-				c.run(db)
-				time.Sleep(time.Hour)
-				require.NoError(t, db.Close())
-				var got []string
-				for _, event := range e.take(core.KindDestroyed) {
-					require.Equal(t, "orders", event.Component)
-					require.Contains(t, []time.Duration{0, time.Hour}, event.Duration)
-					got = append(got, event.To)
-				}
-				require.Equal(t, c.want, got)
-				require.Len(t, e.take(core.KindCreated), len(got))
-			})
-		})
+// A mock's driver.ErrBadConn is database/sql's to try again: with Retry, as
+// without, it does so twice, and no budget is asked.
+func TestWrapRetryLeavesErrBadConnToDatabaseSQL(t *testing.T) {
+	budget := drained(t)
+	db, m := mock(t, WrapConfig{Retry: WrapRetry{Tries: 9, Budget: budget}})
+	for range 3 {
+		m.ExpectExec("x").WillReturnError(driver.ErrBadConn)
+		m.ExpectClose()
 	}
+	_, err := db.ExecContext(t.Context(), "x")
+	require.Equal(t, driver.ErrBadConn, err)
+	require.Zero(t, budget.Stats().Refused)
+
+	m.ExpectExec("x").WillReturnError(unsentErr{safe: true})
+	_, err = db.ExecContext(t.Context(), "x")
+	require.Equal(t, unsentErr{safe: true}, err, "which a budget that is used up does not try again")
+	require.EqualValues(t, 1, budget.Stats().Refused)
 }
 
-// An observer may panic, and lose its events; one that exits the goroutine of a
-// dial leaves no connection behind, and no permit.
-func TestWrapObserverThatDoesNotReturn(t *testing.T) {
-	for how, fail := range noReturns {
-		for _, on := range []core.Kind{core.KindCreated, core.KindRetried, core.KindDestroyed} {
-			t.Run(fmt.Sprint(how, " ", on), func(t *testing.T) {
-				w := &world{fails: map[string][]error{"ExecContext": {unsentErr{safe: true}}}}
-				g := &spy{}
-				e := &ear{on: func(event core.Event) {
-					if event.Kind == on {
-						fail()
-					}
-				}}
-				connector := fullDriver(w, WrapConfig{Guard: g, Observer: e, Retry: WrapRetry{Tries: 2, Backoff: retry.Backoff{Base: -1}}})
-				closed := false
-				panicked := apart(func() {
-					c, err := connector.Connect(t.Context())
-					require.NoError(t, err)
-					closed = true
-					defer c.Close()
-					_, _ = c.(driver.ExecerContext).ExecContext(t.Context(), "x", nil)
-				})
-				require.Nil(t, panicked)
-				require.Equal(t, how == "goexit" && on == core.KindCreated, !closed)
-				require.Zero(t, g.held())
-				require.Contains(t, w.log[len(w.log)-1], "Close", "of the connection")
-			})
-		}
-	}
+// Over a real driver: a server that is down is dialled until it accepts, and the
+// statement is run once.
+func TestWrapRetriesOverARealDriver(t *testing.T) {
+	ctx := t.Context()
+	server := pgtest.Cluster(t)
+	cfg, err := pgx.ParseConfig(server.DSN())
+	require.NoError(t, err)
+	e := &ear{}
+	db := sql.OpenDB(Wrap(stdlib.GetConnector(*cfg), WrapConfig{
+		Name: "orders", Guard: &spy{}, Observer: e,
+		Retry: WrapRetry{Tries: 1000, Backoff: retry.Backoff{Base: 20 * time.Millisecond, Cap: 20 * time.Millisecond}},
+	}))
+	defer db.Close()
+	_, err = db.ExecContext(ctx, "create table item (n int)")
+	require.NoError(t, err)
+
+	require.NoError(t, server.Stop(ctx))
+	started := make(chan error)
+	go func() {
+		time.Sleep(100 * time.Millisecond) // real time: a real server that is down for a while
+		started <- server.Restart(ctx)
+	}()
+	_, err = db.ExecContext(ctx, "insert into item values (1)") // pgx's ping finds the old connection dead
+	require.NoError(t, err)
+	require.NoError(t, <-started)
+	require.NotEmpty(t, e.take(core.KindRetried))
+	var n int
+	require.NoError(t, db.QueryRowContext(ctx, "select count(*) from item").Scan(&n))
+	require.Equal(t, 1, n)
 }
