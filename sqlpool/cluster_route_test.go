@@ -232,8 +232,8 @@ func TestTokenWaitsForAReplicaToCatchUp(t *testing.T) {
 		// When nobody waits any more, the probes are rare again.
 		time.Sleep(time.Second)
 		probes := all[1].count(func(s *fakeServer) int { return s.probes })
-		time.Sleep(10 * time.Second)
-		require.InDelta(t, probes+10, all[1].count(func(s *fakeServer) int { return s.probes }), 1)
+		time.Sleep(5 * time.Second)
+		require.InDelta(t, probes+5, all[1].count(func(s *fakeServer) int { return s.probes }), 1)
 	})
 }
 
@@ -305,7 +305,7 @@ func TestReadOnlyErrorHasAllNodesProbed(t *testing.T) {
 		before := all[0].count(func(s *fakeServer) int { return s.probes })
 		_, err = held.Exec(ctx, "insert") // by mistake
 		require.Equal(t, "25006", func() string { s, _ := sqlState(err); return s }())
-		time.Sleep(hurriedEvery)
+		time.Sleep(kickedEvery)
 		synctest.Wait()
 		require.Equal(t, before+1, all[0].count(func(s *fakeServer) int { return s.probes }))
 	})

@@ -162,9 +162,8 @@ func (s *session) learn(ctx context.Context, err error) {
 	class, ok := judge(err)
 	switch {
 	case ok:
-		readOnly := wentReadOnly(err, s.pgx.PgConn())
-		s.gone = s.gone || class.gone || readOnly
-		if readOnly && s.p.node != nil {
+		s.gone = s.gone || class.gone || wentReadOnly(err, s.pgx.PgConn())
+		if s.p.node != nil && isState(err, "25006") {
 			s.p.node.readOnly()
 		}
 		o = outcome(ctx, err, s.left)
