@@ -66,13 +66,15 @@ type Cluster struct {
 	n       clusterCounts
 }
 
-// view is the topology at one moment. It is immutable.
+// view is the topology at one moment. It is immutable, but for said.
 type view struct {
 	nodes   []nodeView
 	primary int // an index of nodes; -1: none
 	// stints of the nodes; each ends when its node serves less than it did.
 	stints []*stint
 	next   chan struct{} // closed when there is a newer view
+
+	said atomic.Pointer[core.Rejection] // the last that was refused
 }
 
 // stint is a context that ends when a node has to be left.

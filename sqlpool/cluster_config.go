@@ -164,9 +164,12 @@ func (c *ClusterConfig) complete() ([]place, error) {
 		seen[at.name] = true
 	}
 	// The pools' own defaults: who waits for a primary waits as for a connection.
-	c.Pool.AcquireTimeout = orDefault(c.Pool.AcquireTimeout, 10*time.Second)
-	c.Pool.Max = orDefault(c.Pool.Max, 20)
-	c.Pool.MaxWaiters = orDefault(c.Pool.MaxWaiters, 100*max(c.Pool.Max, 0))
+	of := c.Pool
+	if len(places) > 0 {
+		of = places[0].cfg
+	}
+	c.Pool.AcquireTimeout = orDefault(of.AcquireTimeout, 10*time.Second)
+	c.Pool.MaxWaiters = orDefault(of.MaxWaiters, 100*max(orDefault(of.Max, 20), 0))
 	return places, errors.Join(p.Err(), err)
 }
 

@@ -46,7 +46,7 @@ func After(t Token) Consistency {
 func (c Consistency) metBy(n *nodeView, now time.Time) bool {
 	switch c.kind {
 	case boundedAge:
-		return !n.freshAt.IsZero() && now.Sub(n.freshAt) <= c.lag
+		return c.lag > 0 && !n.freshAt.IsZero() && now.Sub(n.freshAt) <= c.lag
 	case afterToken:
 		return c.token.within(n.timeline, n.lsn)
 	default:

@@ -57,9 +57,13 @@ func tokenOf(timeline, at string) (Token, error) {
 }
 
 const (
-	// hurriedEvery is the least time between two probes of a node that answers,
-	// while reads wait for it to catch up, or whoever was refused by it asks.
+	// hurriedEvery is the time between probes while reads wait for a node to catch
+	// up, or to be seen on a new connection.
 	hurriedEvery = 5 * time.Millisecond
+
+	// kickedEvery is the least time between two probes of a node that answers,
+	// however much it is asked for.
+	kickedEvery = 20 * time.Millisecond
 
 	// amissEvery is the time between probes while there is no primary, or of a
 	// node that ought to serve and does not.
@@ -142,6 +146,9 @@ func (n *node) rest(ctx context.Context, began time.Time) bool {
 		return true
 	case <-n.kicked:
 	}
+	if n.failures == 0 && n.cluster.hurried.Load() > 0 {
+		least = min(least, hurriedEvery) // somebody has begun to wait since
+	}
 	timer.Reset(time.Until(began.Add(least)))
 	select {
 	case <-ctx.Done():
@@ -170,7 +177,7 @@ func (n *node) pauses() (pause, least time.Duration) {
 	if c.hurried.Load() > 0 {
 		every = min(every, hurriedEvery)
 	}
-	return every, min(every, hurriedEvery)
+	return every, min(every, kickedEvery)
 }
 
 // pgProber is the prober of a server. It is used by one goroutine.

@@ -245,6 +245,8 @@ func (t *topology) role(i int) Role {
 		return RoleReplica
 	case i == t.primary:
 		return RolePrimary
+	case t.primary < 0 && n.timeline == t.timeline:
+		return RoleUnknown // until all were asked
 	default:
 		return RoleOldPrimary
 	}

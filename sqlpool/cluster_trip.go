@@ -57,6 +57,7 @@ type journey struct {
 
 	late    context.Context // ctx, until the acquire timeout is over; nil until it is needed
 	cancel  context.CancelFunc
+	asked   bool // all nodes were kicked
 	waiting bool // it counts as waiting
 	hurried bool // it counts as hurried
 	paid    bool // for the primary in place of a replica
@@ -147,10 +148,7 @@ func (j *journey) wait(v *view) error {
 	}
 	var until <-chan time.Time
 	if j.mayCatchUp(v) {
-		if !j.hurried {
-			j.hurried = true
-			c.hurried.Add(1)
-		}
+		j.hurry()
 		timer := time.NewTimer(time.Until(j.started.Add(c.cfg.CatchUpWait)))
 		defer timer.Stop()
 		until = timer.C
@@ -160,7 +158,10 @@ func (j *journey) wait(v *view) error {
 			return j.refuse(pool.ErrOverloaded, core.Overloaded, j.last)
 		}
 	}
-	c.kick()
+	if !j.asked {
+		j.asked = true
+		c.kick()
+	}
 	select {
 	case <-v.next:
 		return nil
@@ -175,6 +176,14 @@ func (j *journey) wait(v *view) error {
 		why = err
 	}
 	return j.refuse(j.none(), core.WaitTimeout, why)
+}
+
+// hurry has the nodes probed more often, until the journey ends.
+func (j *journey) hurry() {
+	if !j.hurried {
+		j.hurried = true
+		j.c.hurried.Add(1)
+	}
 }
 
 // none is the error of who finds no node.
@@ -196,7 +205,8 @@ func (j *journey) bounded() context.Context {
 	return j.late
 }
 
-// refuse is the error of a caller who gets nothing.
+// refuse is the error of a caller who gets nothing. Said twice in a row for the
+// same cause, it is the same Rejection.
 func (j *journey) refuse(sentinel error, reason core.Reason, cause error) error {
 	c := j.c
 	switch sentinel {
@@ -208,9 +218,15 @@ func (j *journey) refuse(sentinel error, reason core.Reason, cause error) error 
 	core.Emit(j.ctx, c.cfg.Observer, core.Event{
 		Kind: core.KindRejected, Component: c.cfg.Name, Reason: reason, N: 1,
 	})
-	return &core.Rejection{
-		Guard: c.cfg.Name, Reason: reason, Err: sentinel, Cause: cause, Detail: c.view.Load().String(),
+	v := c.view.Load()
+	last := v.said.Load()
+	if _, shared := cause.(*core.Rejection); (shared || cause == nil) && last != nil &&
+		last.Err == sentinel && last.Reason == reason && last.Cause == cause {
+		return last
 	}
+	r := &core.Rejection{Guard: c.cfg.Name, Reason: reason, Err: sentinel, Cause: cause, Detail: v.String()}
+	v.said.Store(r)
+	return r
 }
 
 // whither is how an attempt to get to a node ended.
@@ -362,6 +378,7 @@ func (j *journey) admit(t *trip, n *node, s *session) error {
 		if seen {
 			return nil
 		}
+		j.hurry()
 		n.kick()
 		select {
 		case <-v.next:

@@ -168,11 +168,11 @@ func (s *session) learn(ctx context.Context, err error) {
 	case ok:
 		readOnly := wentReadOnly(err, s.pgx.PgConn())
 		s.gone = s.gone || class.gone || readOnly
-		if readOnly {
-			s.demoted = s.p.dialer.sawPrimary.CompareAndSwap(true, false) || s.demoted
-			if s.p.node != nil {
-				s.p.node.readOnly()
-			}
+		if readOnly && s.p.dialer.sawPrimary.CompareAndSwap(true, false) {
+			s.demoted = true
+		}
+		if s.p.node != nil && isState(err, "25006") {
+			s.p.node.readOnly()
 		}
 		o = outcome(ctx, err, s.left)
 		s.answered = true

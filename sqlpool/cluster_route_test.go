@@ -1,0 +1,526 @@
+package sqlpool
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/pool"
+	"github.com/surgewall/surgewall/core/retry"
+)
+
+var _ DBTX = Route{}
+
+func TestRoutesOfAFakeCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(3)
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		seen := map[string]int{}
+		for range 40 {
+			seen[mustAsk(t, c.Read(Any()))]++
+		}
+		require.Len(t, seen, 2)
+		require.Zero(t, seen["a"])
+		require.Equal(t, "a", mustAsk(t, c.Read(WithinLag(0))), "no replica is that fresh")
+		token, err := c.Token(context.Background())
+		require.NoError(t, err)
+		require.Equal(t, "1-3E8", token.String())
+		require.NotEqual(t, "a", mustAsk(t, c.Read(After(token))))
+		s := c.Stats()
+		require.Equal(t, "a:5432", s.Primary)
+		for _, n := range s.Nodes {
+			require.Zero(t, n.InFlight, n.Name)
+			require.Zero(t, n.Pool.Used, n.Name)
+		}
+		require.Equal(t, "healthy", c.Inspect().State)
+	})
+}
+
+// The first primary is chosen when all nodes were asked: an old one that answers
+// at once must not get what is the new one's.
+func TestFirstWriteWaitsForAllNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(3)
+		all[1].replica, all[1].timeline, all[1].delay = false, 2, 300*time.Millisecond
+		all[2].timeline, all[2].silent = 2, true
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		began := time.Now()
+		require.Equal(t, "b", mustAsk(t, c.Write()))
+		require.Equal(t, 1300*time.Millisecond, time.Since(began), "until the probe of c has timed out, and b's delay")
+		require.Equal(t, RoleUnreachable, c.Stats().Nodes[2].Role)
+	})
+}
+
+// In flight counts from before the wait for a connection to its release.
+func TestInFlightCountsWaitersAndHolders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(3)
+		c := fakeCluster(t, ClusterConfig{Pool: Config{MinIdle: Off, Max: 1}}, all...)
+		defer closeFake(t, c)
+		require.NoError(t, c.Read(Any()).Ping(ctx))
+		held := make([]*Conn, 2)
+		var on []string
+		for i := range held {
+			var err error
+			held[i], err = c.Read(Any()).Acquire(ctx)
+			require.NoError(t, err)
+			on = append(on, held[i].Conn().Config().Host)
+		}
+		require.ElementsMatch(t, []string{"b", "c"}, on, "the second goes where nothing is in flight")
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { _, _ = ask(ctx, c.Read(Any())) })
+		}
+		synctest.Wait()
+		s := c.Stats()
+		require.EqualValues(t, 5, s.Nodes[1].InFlight+s.Nodes[2].InFlight)
+		require.InDelta(t, s.Nodes[1].InFlight, s.Nodes[2].InFlight, 1)
+		for _, h := range held {
+			h.Release()
+		}
+		wg.Wait()
+		require.Zero(t, c.Stats().Nodes[1].InFlight)
+	})
+}
+
+// Writes that come in a failover wait for the new primary, and those that were
+// waiting in the old one's pool move.
+func TestWritesFollowAPromotion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(3)
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		time.Sleep(10 * time.Second)
+		all[0].crash()
+		began := time.Now()
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				name, err := ask(ctx, c.Write())
+				require.NoError(t, err)
+				require.Equal(t, "b", name)
+			})
+		}
+		time.Sleep(2 * time.Second)
+		all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 })
+		all[2].set(func(s *fakeServer) { s.timeline = 2 })
+		wg.Wait()
+		require.LessOrEqual(t, time.Since(began), 2*time.Second+amissEvery, "the wait is for the next probe")
+		require.Equal(t, "b:5432", c.Stats().Primary)
+
+		// The old one comes back as it was.
+		all[0].set(func(s *fakeServer) { s.down = false })
+		time.Sleep(5 * time.Second)
+		require.Equal(t, RoleOldPrimary, c.Stats().Nodes[0].Role)
+		for range 10 {
+			require.Equal(t, "b", mustAsk(t, c.Write()))
+			require.Equal(t, "c", mustAsk(t, c.Read(Any())))
+		}
+	})
+}
+
+func TestWritesWithoutAPrimary(t *testing.T) {
+	for _, refuse := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := context.Background()
+			all := fakeServers(2)
+			all[0].down = true
+			c := fakeCluster(t, ClusterConfig{
+				Name: "shop", RefuseWithoutPrimary: refuse, Pool: Config{AcquireTimeout: 3 * time.Second},
+			}, all...)
+			defer closeFake(t, c)
+			began := time.Now()
+			_, err := ask(ctx, c.Write())
+			require.ErrorIs(t, err, ErrNoPrimary)
+			var refused *core.Rejection
+			require.ErrorAs(t, err, &refused)
+			require.Equal(t, "shop", refused.Guard)
+			require.Contains(t, err.Error(), "replicas 1")
+			require.NotContains(t, err.Error(), "app")
+			if refuse {
+				require.Equal(t, core.NoBackend, refused.Reason)
+				require.Zero(t, time.Since(began), "each node was asked, and that takes no time here")
+			} else {
+				require.Equal(t, core.WaitTimeout, refused.Reason)
+				require.Equal(t, 3*time.Second, time.Since(began))
+				short, cancel := context.WithTimeout(ctx, time.Second)
+				defer cancel()
+				_, err = ask(short, c.Write())
+				require.ErrorIs(t, err, ErrNoPrimary)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			}
+			require.Equal(t, "b", mustAsk(t, c.Read(Any())), "reads go on")
+			require.Equal(t, "no_primary", c.Inspect().State)
+			require.NotZero(t, c.Stats().NoPrimary)
+		})
+	}
+}
+
+// Those who wait for a primary are bounded as those who wait for a connection.
+func TestWaitersForAPrimaryAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		all[0].down = true
+		c := fakeCluster(t, ClusterConfig{Pool: Config{MaxWaiters: 3}}, all...)
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				_, err := ask(ctx, c.Write())
+				require.ErrorIs(t, err, ErrNoPrimary)
+				require.ErrorIs(t, err, context.Canceled)
+			})
+		}
+		synctest.Wait()
+		require.Equal(t, 3, c.Stats().Waiting)
+		_, err := ask(ctx, c.Write())
+		require.ErrorIs(t, err, pool.ErrOverloaded)
+		cancel()
+		wg.Wait()
+		require.Zero(t, c.Stats().Waiting)
+
+		wg.Go(func() {
+			_, err := ask(context.Background(), c.Write())
+			require.ErrorIs(t, err, pool.ErrClosed)
+		})
+		synctest.Wait()
+		closeFake(t, c)
+		wg.Wait()
+	})
+}
+
+// A replica that has not reached the token is asked again, for a while.
+func TestTokenWaitsForAReplicaToCatchUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "b", mustAsk(t, c.Read(Any())))
+		time.Sleep(3 * time.Second)
+		all[0].set(func(s *fakeServer) { s.lsn = 2000 })
+		token, err := c.Token(ctx)
+		require.NoError(t, err)
+		began := time.Now()
+		time.AfterFunc(17*time.Millisecond, func() { all[1].set(func(s *fakeServer) { s.lsn = 2000 }) })
+		require.Equal(t, "b", mustAsk(t, c.Read(After(token))))
+		// One probe sees it, and one makes sure of the connection, which is new.
+		require.LessOrEqual(t, time.Since(began), 17*time.Millisecond+2*hurriedEvery)
+		require.Zero(t, c.Stats().Fallbacks)
+
+		all[0].set(func(s *fakeServer) { s.lsn = 3000 })
+		token, err = c.Token(ctx)
+		require.NoError(t, err)
+		began = time.Now()
+		require.Equal(t, "a", mustAsk(t, c.Read(After(token))))
+		require.GreaterOrEqual(t, time.Since(began), 50*time.Millisecond)
+		require.LessOrEqual(t, time.Since(began), 50*time.Millisecond+hurriedEvery) // to make sure of a new connection
+		require.EqualValues(t, 1, c.Stats().Fallbacks)
+		require.Zero(t, c.hurried.Load())
+
+		// When nobody waits any more, the probes are rare again.
+		time.Sleep(time.Second)
+		probes := all[1].count(func(s *fakeServer) int { return s.probes })
+		time.Sleep(5 * time.Second)
+		require.InDelta(t, probes+5, all[1].count(func(s *fakeServer) int { return s.probes }), 1)
+	})
+}
+
+// A token of a later timeline is not reached by a replica of the one before,
+// however far that got.
+func TestTokenOfALaterTimeline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		all[1].lsn = 9000
+		c := fakeCluster(t, ClusterConfig{Pool: Config{AcquireTimeout: time.Second}}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 5000}))))
+		_, err := ask(context.Background(), c.Read(After(Token{2, 500})))
+		require.ErrorIs(t, err, ErrNoReplica, "nor by the primary before")
+	})
+}
+
+// The server behind a new connection may have been restarted, with less, since
+// the last probe saw it.
+func TestReadOnANewConnectionIsVerified(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		time.Sleep(10500 * time.Millisecond) // between two probes
+		all[1].restart(func(s *fakeServer) { s.lsn = 900 })
+		require.Equal(t, "a", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Zero(t, c.Stats().Nodes[1].FreshAt, "what it had does not count any more")
+		all[1].set(func(s *fakeServer) { s.lsn = 1000 })
+		time.Sleep(time.Second)
+		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+	})
+}
+
+// A write is not sent to a server that was restarted as a standby.
+func TestWriteIsNotSentToAStandby(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		time.Sleep(10500 * time.Millisecond)
+		all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 })
+		all[0].restart(func(s *fakeServer) { s.replica, s.timeline = true, 2 })
+		began := time.Now()
+		_, err := c.Write().Exec(ctx, "insert")
+		require.NoError(t, err)
+		require.Less(t, time.Since(began), 100*time.Millisecond, "nodes are asked at once")
+		require.Equal(t, "b:5432", c.Stats().Primary)
+		// b's old connections were made when it was a standby. They are good.
+		require.Equal(t, "b", mustAsk(t, c.Write()))
+	})
+}
+
+// 25006 of a server that turned into a standby under the connection.
+func TestReadOnlyErrorHasAllNodesProbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		time.Sleep(10500 * time.Millisecond)
+		held, err := c.Read(Any()).Acquire(ctx)
+		require.NoError(t, err)
+		defer held.Release()
+		before := all[0].count(func(s *fakeServer) int { return s.probes })
+		_, err = held.Exec(ctx, "insert") // by mistake
+		require.Equal(t, "25006", func() string { s, _ := sqlState(err); return s }())
+		time.Sleep(kickedEvery)
+		synctest.Wait()
+		require.Equal(t, before+1, all[0].count(func(s *fakeServer) int { return s.probes }))
+	})
+}
+
+// Reads that fall back to the primary are bounded, when there are replicas that
+// should have served them.
+func TestFallbackIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget, err := retry.NewBudget(retry.BudgetConfig{Percent: 50, MinPerSecond: Off, Max: 3})
+		require.NoError(t, err)
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{Fallback: budget}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "b", mustAsk(t, c.Read(Any())))
+		idle()
+		all[1].crash()
+		time.Sleep(2 * time.Second)
+		for range 3 {
+			require.Equal(t, "a", mustAsk(t, c.Read(Any())))
+		}
+		_, err = ask(context.Background(), c.Read(Any()))
+		require.ErrorIs(t, err, ErrNoReplica)
+		require.ErrorIs(t, err, retry.ErrBudget)
+		var refused *core.Rejection
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, core.RetryBudget, refused.Reason)
+		require.Equal(t, "a", mustAsk(t, c.Write()), "writes are none of its business")
+
+		all[1].set(func(s *fakeServer) { s.down = false })
+		time.Sleep(2 * time.Second)
+		for range 2 {
+			require.Equal(t, "b", mustAsk(t, c.Read(Any())), "which funds one")
+		}
+		idle()
+		all[1].crash()
+		time.Sleep(2 * time.Second)
+		require.Equal(t, "a", mustAsk(t, c.Read(Any())))
+		_, err = ask(context.Background(), c.Read(Any()))
+		require.ErrorIs(t, err, retry.ErrBudget)
+	})
+}
+
+func TestNoFallbackAndPrimaryReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		all[1].down = true
+		c := fakeCluster(t, ClusterConfig{NoFallback: true}, all...)
+		_, err := ask(context.Background(), c.Read(Any()))
+		require.ErrorIs(t, err, ErrNoReplica)
+		closeFake(t, c)
+
+		c = fakeCluster(t, ClusterConfig{PrimaryReads: true}, all...)
+		for range 2000 {
+			require.Equal(t, "a", mustAsk(t, c.Read(Any())))
+		}
+		require.Zero(t, c.Stats().Fallbacks)
+		all[1].set(func(s *fakeServer) { s.down = false })
+		time.Sleep(2 * time.Second)
+		seen := map[string]bool{}
+		for range 10 {
+			seen[mustAsk(t, c.Read(Any()))] = true
+		}
+		require.Len(t, seen, 2)
+		closeFake(t, c)
+
+		// With one node there is nothing to protect it from.
+		c = fakeCluster(t, ClusterConfig{}, fakeServers(1)...)
+		for range 2000 {
+			require.Equal(t, "a", mustAsk(t, c.Read(Any())))
+		}
+		closeFake(t, c)
+	})
+}
+
+// Reads that wait for a connection of a replica that dies go to another.
+func TestWaitersOfADeadReplicaMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(3)
+		all[2].lsn = 1 // too far behind for the token
+		c := fakeCluster(t, ClusterConfig{Pool: Config{MinIdle: Off, Max: 1}}, all...)
+		defer closeFake(t, c)
+		held, err := c.Read(After(Token{1, 1000})).Acquire(ctx)
+		require.NoError(t, err)
+		require.Equal(t, "b", held.Conn().Config().Host)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			name, err := ask(ctx, c.Read(After(Token{1, 1000})))
+			require.NoError(t, err)
+			require.Equal(t, "c", name)
+		})
+		time.Sleep(100 * time.Millisecond)
+		all[2].set(func(s *fakeServer) { s.lsn = 1000 })
+		time.Sleep(time.Second)
+		began := time.Now()
+		all[1].crash()
+		wg.Wait()
+		require.LessOrEqual(t, time.Since(began), time.Second, "the next probe notices")
+		held.Release()
+	})
+}
+
+// A breaker of a node takes it out of the picks.
+func TestNodeGuard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		guards := map[string]*spy{}
+		cfg := ClusterConfig{Guard: func(node string) core.Guard {
+			guards[node] = &spy{}
+			return guards[node]
+		}}
+		c := fakeCluster(t, cfg, fakeServers(3)...)
+		defer closeFake(t, c)
+		open := &core.Rejection{Guard: "breaker", Reason: core.CircuitOpen}
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		guards["b:5432"].refuse = open
+		for range 10 {
+			require.Equal(t, "c", mustAsk(t, c.Read(Any())))
+		}
+		guards["c:5432"].refuse = open
+		require.Equal(t, "a", mustAsk(t, c.Read(Any())))
+		guards["a:5432"].refuse = open
+		_, err := ask(ctx, c.Read(Any()))
+		require.ErrorIs(t, err, error(open))
+		_, err = ask(ctx, c.Write())
+		require.ErrorIs(t, err, error(open))
+		for _, g := range guards {
+			require.Zero(t, g.held())
+		}
+		asked, outcomes := guards["c:5432"].take()
+		require.Positive(t, asked)
+		require.Len(t, outcomes, 10)
+	})
+}
+
+// An observer that exits its goroutine, panics or blocks holds up nobody.
+func TestClusterEventsAndObserversThatDoNotReturn(t *testing.T) {
+	for name, react := range map[string]func(release chan struct{}){
+		"returns": func(chan struct{}) {},
+		"panics":  func(chan struct{}) { panic("observer") },
+		"blocks":  func(release chan struct{}) { <-release },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := fakeServers(2)
+				o := &clusterEvents{release: make(chan struct{}), react: react}
+				c := fakeCluster(t, ClusterConfig{Observer: o, Pool: Config{Observer: deaf{}}}, all...)
+				require.Equal(t, "a", mustAsk(t, c.Write()))
+				require.Equal(t, "b", mustAsk(t, c.Read(Any())))
+				idle()
+				all[0].crash()
+				all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 })
+				require.Equal(t, "b", mustAsk(t, c.Write()))
+				close(o.release)
+				closeFake(t, c)
+				o.mu.Lock()
+				defer o.mu.Unlock()
+				var roles []string
+				for i, e := range o.roles {
+					require.EqualValues(t, i+1, e.Seq)
+					require.Equal(t, "cluster", e.Component)
+					roles = append(roles, e.Backend+" "+e.From+" "+e.To)
+				}
+				require.Subset(t, roles, []string{"a:5432 unknown primary", "b:5432 unknown replica", "b:5432 replica primary"})
+				require.NotEmpty(t, o.backends)
+			})
+		})
+	}
+}
+
+// deaf wants no events.
+type deaf struct{}
+
+func (deaf) Enabled(core.Kind) bool              { return false }
+func (deaf) Observe(context.Context, core.Event) {}
+
+type clusterEvents struct {
+	release chan struct{}
+	react   func(chan struct{})
+
+	mu       sync.Mutex
+	roles    []core.Event
+	backends []core.Event
+}
+
+func (o *clusterEvents) Enabled(k core.Kind) bool {
+	return k == core.KindStateChanged || k == core.KindBackendChanged
+}
+
+func (o *clusterEvents) Observe(_ context.Context, e core.Event) {
+	o.mu.Lock()
+	if e.Kind == core.KindStateChanged {
+		o.roles = append(o.roles, e)
+	} else {
+		o.backends = append(o.backends, e)
+	}
+	o.mu.Unlock()
+	o.react(o.release)
+}
+
+// A transaction stays on its node.
+func TestTransactionStaysOnItsNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		c := fakeCluster(t, ClusterConfig{}, fakeServers(3)...)
+		defer closeFake(t, c)
+		require.NoError(t, c.Read(Any()).With(ctx, func(conn *Conn) error {
+			first := conn.Conn().Config().Host
+			for range 5 {
+				var name string
+				require.NoError(t, conn.QueryRow(ctx, "select name").Scan(&name))
+				require.Equal(t, first, name)
+			}
+			return nil
+		}))
+	})
+}
