@@ -102,15 +102,12 @@ func (b *batch) Close() error {
 		b.err = ErrReleased
 		return b.err
 	}
-	returned := false
 	defer func() {
-		// A callback that panics leaves the rest unread: the session is over.
-		if b.last && !(returned && b.begun()) {
+		if b.last && !b.begun() {
 			b.s.end()
 		}
 	}()
 	err := b.BatchResults.Close()
-	returned = true
 	if b.err = err; !b.empty {
 		b.err = b.s.note(b.ctx, err)
 	}
@@ -118,7 +115,8 @@ func (b *batch) Close() error {
 }
 
 // begun reports whether a transaction of the batch goes on, which then has the
-// connection until its end.
+// connection until its end. After a callback that panicked none does: the server's
+// word that it began is among what was left unread.
 func (b *batch) begun() bool {
 	return b.tx != nil && !b.s.pgx.IsClosed() && b.s.pgx.PgConn().TxStatus() != 'I'
 }

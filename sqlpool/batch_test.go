@@ -109,6 +109,14 @@ func TestBatchEveryWayOut(t *testing.T) {
 			mustPanic(t, func() { _ = r.Close() })
 			_ = r.Close()
 		}},
+		"the callback panics in a transaction": {gone: 1, ignored: true, use: func(t *testing.T, p *Pool) {
+			b := &pgx.Batch{}
+			b.BeginTx(pgx.TxOptions{})
+			b.Queue("select 2").QueryRow(func(pgx.Row) error { panic("callback") })
+			r := p.SendBatch(ctx, b)
+			mustPanic(t, func() { _ = r.Close() })
+			require.ErrorIs(t, r.Tx().Rollback(ctx), pgx.ErrTxClosed)
+		}},
 		"the callback exits": {gone: 1, ignored: true, use: func(t *testing.T, p *Pool) {
 			var wg sync.WaitGroup
 			wg.Go(func() {

@@ -289,6 +289,9 @@ func TestInTxGivesUp(t *testing.T) {
 		permit.DoneErr(ctx, err)
 		require.Zero(t, g.canceled)
 		require.Zero(t, p.Stats().Used)
+		report := p.Inspect()
+		require.Equal(t, "shop", report.Children[0].Name)
+		require.Contains(t, report.Settings, core.Setting{Name: "TxTries", Value: 8})
 	})
 	t.Run("when the context ends in the pause, without a connection", func(t *testing.T) {
 		runs := 0

@@ -52,9 +52,10 @@ var resends = map[string]func(ctx context.Context, p *Pool) error{
 		b.Queue("insert into item values (@id)", pgx.NamedArgs{"id": 1})
 		called := 0
 		b.Queue("select 1").QueryRow(func(r pgx.Row) error { called++; return r.Scan(new(int)) })
+		b.QueuedQueries[0].Query(func(r pgx.Rows) error { called++; r.Close(); return nil })
 		err := p.SendBatch(ctx, b).Close()
-		if err == nil && called != 1 {
-			panic("the callback was not called once")
+		if err == nil && called != 2 {
+			panic("the callbacks were not called once each")
 		}
 		return err
 	},
@@ -83,7 +84,7 @@ func armed(name string) string {
 // nothing but another connection, if nothing was sent.
 func TestStatementThatWasNotSentGoesToAnotherConnection(t *testing.T) {
 	ctx, dsn := t.Context(), pgtest.DSN(t)
-	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec} {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
 		for name, use := range resends {
 			if name == "batch" && mode == pgx.QueryExecModeExec {
 				continue // here pgx does not tell that nothing was sent
