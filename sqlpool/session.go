@@ -42,15 +42,6 @@ type session struct {
 	ended    atomic.Bool
 }
 
-// begin is a new session that is open.
-func (p *Pool) begin(ctx context.Context) (*session, error) {
-	s := &session{}
-	if err := s.open(ctx, p); err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
 // open asks the guard, then the pool. A refusal of the pool cancels the
 // permit, as the call never started; but that no connection can be dialled is
 // the server's failure, and what a breaker in front is there for.
