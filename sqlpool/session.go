@@ -42,15 +42,6 @@ type session struct {
 	ended    atomic.Bool
 }
 
-// begin is a new session that is open.
-func (p *Pool) begin(ctx context.Context) (*session, error) {
-	s := &session{}
-	if err := s.open(ctx, p); err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
 // open asks the guard, then the pool.
 func (s *session) open(ctx context.Context, p *Pool) error {
 	if p.router != nil {
