@@ -409,6 +409,28 @@ func TestWaitersOfADeadReplicaMove(t *testing.T) {
 	})
 }
 
+// Writes that wait for a connection of a primary that is one no more go to the
+// new one, however well the old one is.
+func TestWaitersOfAnOldPrimaryMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{Pool: Config{Max: 1}}, all...)
+		defer closeFake(t, c)
+		held, err := c.Write().Acquire(ctx)
+		require.NoError(t, err)
+		defer held.Release()
+		var wg sync.WaitGroup
+		wg.Go(func() { require.Equal(t, "b", mustAsk(t, c.Write())) })
+		time.Sleep(500 * time.Millisecond)
+		all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 })
+		began := time.Now()
+		wg.Wait()
+		require.LessOrEqual(t, time.Since(began), time.Second, "the next probe notices")
+		require.Equal(t, RoleOldPrimary, c.Stats().Nodes[0].Role)
+	})
+}
+
 // A breaker of a node takes it out of the picks.
 func TestNodeGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

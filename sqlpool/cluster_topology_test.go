@@ -146,6 +146,8 @@ func TestFreshnessIsOfOneTimeline(t *testing.T) {
 	c.replica(1, 1, 100)
 	c.replica(2, 1, 900)
 	require.NotZero(t, c.nodes[2].freshAt)
+	c.replica(1, 2, 110) // of a primary that was not seen yet
+	require.Zero(t, c.nodes[2].freshAt)
 	c.primary(1, 2, 110)
 	require.Equal(t, 1, c.topology.primary)
 	require.Zero(t, c.nodes[2].freshAt, "it has got far, on another timeline")
