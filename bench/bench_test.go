@@ -220,7 +220,11 @@ func TestRows(t *testing.T) {
 				want += procs * len(r.others()) * (1 + len(r.also))
 			}
 			require.Len(t, results, want)
+			seen := map[string]bool{}
 			for _, g := range results {
+				name := fmt.Sprint(g.Row, " ", g.Procs, " ", g.Peer)
+				require.False(t, seen[name], "%s twice", name) // the table would show one
+				seen[name] = true
 				require.Positive(t, g.Ours, "%s, %s, %s", a.name, g.Row, g.Peer)
 				require.Positive(t, g.Theirs, "%s, %s, %s", a.name, g.Row, g.Peer)
 				require.Positive(t, g.Ratio, "%s, %s, %s", a.name, g.Row, g.Peer)

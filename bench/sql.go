@@ -64,7 +64,7 @@ func databaseRows() (rows []row) {
 }
 
 // loadRow completes a row of queries a second. The further figures are the time
-// of 99 of 100 queries; the same as a share of what a queue allows in which the
+// of 99 of 100 queries; the same by the fair time, that of a queue in which the
 // first to come is the first served, which is the goroutines by the throughput;
 // and how many queries the goroutine with the fewest had answered, as a share of
 // those of the one with the most.
@@ -79,7 +79,7 @@ func loadRow(name string, l load, r row) row {
 	}
 	r.unit, r.aim = "queries/s", more
 	r.slow, r.procs = true, []int{runtime.NumCPU()}
-	r.also = []extra{{"p99", "ms", less}, {"p99", "of fair", less}, {"least served", "of most", more}}
+	r.also = []extra{{"p99", "ms", less}, {"p99 by fair", "times", less}, {"least served", "of most", more}}
 	return r
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/surgewall/surgewall/internal/pgtest"
 )
 
-// table is what point reads read. It is made on the server, and dropped.
+// table is what point reads read. It is made anew on the server, and dropped.
 const table = "surgewall_bench"
 
 // withDatabase finds a server for the plan: TEST_DATABASE_URL, DATABASE_URL, or a
@@ -49,6 +49,7 @@ func fill(ctx context.Context, dsn string) (drop func() error, err error) {
 		return errors.Join(err, conn.Close(ctx))
 	}
 	err = run(ctx, fmt.Sprintf(`
+		drop table if exists %[1]s;
 		create unlogged table %[1]s (id bigint primary key, answer bigint not null);
 		insert into %[1]s select id, 3 * id from generate_series(0, %[2]d) id;
 		analyze %[1]s`, table, keys-1))
