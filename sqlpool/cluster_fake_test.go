@@ -184,6 +184,7 @@ func fakeCluster(t *testing.T, cfg ClusterConfig, all ...*fakeServer) *Cluster {
 
 func fakeConfig(t *testing.T, cfg ClusterConfig, all ...*fakeServer) ClusterConfig {
 	t.Helper()
+	cfg.Pool.Pooled = PooledNo // to be asked takes a server its delay
 	hosts := make([]string, len(all))
 	byName := map[string]*fakeServer{}
 	for i, s := range all {

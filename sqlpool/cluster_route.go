@@ -2,7 +2,6 @@ package sqlpool
 
 import (
 	"context"
-	"database/sql"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -23,8 +22,7 @@ type Route struct{ p *Pool }
 func (c *Cluster) route(write bool, by Consistency) Route {
 	p := &Pool{router: &router{c: c, write: write, by: by}, retries: c.retries, budget: c.retries.budget}
 	if write {
-		p.db = sql.OpenDB(connector{p})
-		p.db.SetMaxIdleConns(-1)
+		p.db = openDB(p)
 	}
 	return Route{p}
 }

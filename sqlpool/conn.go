@@ -168,9 +168,11 @@ func closeConn(ctx context.Context, c *conn) {
 	}
 }
 
-// closeSoon closes a connection that the pool does not have yet.
+// closeSoon closes a connection that the pool does not have yet. It waits also if
+// ctx has ended: pgx sends a cancel request for what that cut short, on another
+// connection, which would outlive the pool.
 func closeSoon(ctx context.Context, c *conn) {
-	ctx, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 250*time.Millisecond)
 	defer cancel()
 	closeConn(ctx, c)
 }

@@ -91,7 +91,7 @@ type dbTx struct {
 }
 
 func (t *dbTx) Commit() error {
-	return commitError(t.c.p.Name(), t.end(t.ctx, t.tx.Commit))
+	return commitError(t.c.session.p.Name(), t.end(t.ctx, t.tx.Commit))
 }
 
 // Rollback of a transaction whose context has ended is given a little time of

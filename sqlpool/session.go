@@ -45,7 +45,12 @@ type session struct {
 // open asks the guard, then the pool.
 func (s *session) open(ctx context.Context, p *Pool) error {
 	if p.router != nil {
-		return p.router.open(ctx, s)
+		far := &session{} // which the router keeps hold of, so that s can stay on the stack
+		if err := p.router.open(ctx, far); err != nil {
+			return err
+		}
+		far.moveTo(s)
+		return nil
 	}
 	s.ctx = ctx
 	if p.guard != nil {
