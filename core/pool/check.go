@@ -59,19 +59,14 @@ func (p *Pool[T]) checkOne(r *resource[T]) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.checking--
-		switch {
-		case p.closed:
-			p.destroyLocked(r, shutDown)
-		case !well:
-			p.destroyLocked(r, unhealthy)
-		case r.generation != p.generation:
-			p.destroyLocked(r, outdated)
-		case now >= r.expiresAt:
-			p.destroyLocked(r, lifetime)
-		case len(p.live)+p.dialing > p.max:
-			p.destroyLocked(r, surplus)
-		default:
+		why := p.unfitLocked(r, now)
+		if !well && !p.closed {
+			why = unhealthy
+		}
+		if why == keep {
 			p.restoreLocked(r, now)
+		} else {
+			p.destroyLocked(r, why)
 		}
 	}()
 	well = p.cfg.Check(ctx, r.value) == nil

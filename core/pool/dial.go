@@ -194,18 +194,13 @@ func (p *Pool[T]) addLocked(v T, now int64, generation uint64) {
 	if p.failures > 0 {
 		p.failures, p.lastErr, p.retryAt, p.since = 0, nil, 0, now
 	}
-	switch {
-	case p.closed:
-		p.destroyLocked(r, shutDown)
-	case generation != p.generation:
-		p.destroyLocked(r, outdated)
-	case len(p.live)+p.dialing > p.max:
-		p.destroyLocked(r, surplus)
-	default:
-		p.warmedLocked()
-		if w := p.offerLocked(r, now); w != nil {
-			w.ready <- struct{}{}
-		}
+	if why := p.unfitLocked(r, now); why != keep {
+		p.destroyLocked(r, why)
+		return
+	}
+	p.warmedLocked()
+	if w := p.offerLocked(r, now); w != nil {
+		w.ready <- struct{}{}
 	}
 }
 

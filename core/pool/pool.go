@@ -221,16 +221,19 @@ func (p *Pool[T]) lendLocked(r *resource[T], now int64) Lease[T] {
 // wherever its resource is by now. With a reason it destroys the resource.
 func (p *Pool[T]) giveBack(l Lease[T], why destroyReason) (ended bool) {
 	now := p.clock.Now()
+	r := l.r
 	p.mu.Lock()
-	if l.r.turn != l.turn {
+	if r.turn != l.turn {
 		p.mu.Unlock()
 		return false
 	}
-	l.r.turn++
-	held := now - l.r.lentAt
-	w := p.returnLocked(l.r, why, held, now)
+	r.turn++
+	held := now - r.lentAt
+	w := p.returnLocked(r, why, held, now)
 	p.mu.Unlock()
-	p.handOver(w, held)
+	if w != nil || p.cfg.Observer != nil {
+		p.handOver(w, held)
+	}
 	return true
 }
 
@@ -243,21 +246,29 @@ func (p *Pool[T]) returnLocked(r *resource[T], why destroyReason, held, now int6
 	if r.loan.kept {
 		r.loan = loan{}
 	}
-	switch {
-	case why != keep:
-	case p.closed:
-		why = shutDown
-	case r.generation != p.generation:
-		why = outdated
-	case now >= r.expiresAt:
-		why = lifetime
-	case len(p.live)+p.dialing > p.max:
-		why = surplus
-	default:
+	if why == keep {
+		why = p.unfitLocked(r, now)
+	}
+	if why == keep {
 		return p.offerLocked(r, now)
 	}
 	p.destroyLocked(r, why)
 	return nil
+}
+
+// unfitLocked is why a resource that works is not to be used again, or keep.
+func (p *Pool[T]) unfitLocked(r *resource[T], now int64) destroyReason {
+	switch {
+	case p.closed:
+		return shutDown
+	case r.generation != p.generation:
+		return outdated
+	case now >= r.expiresAt:
+		return lifetime
+	case len(p.live)+p.dialing > p.max:
+		return surplus
+	}
+	return keep
 }
 
 // handOver wakes who got a resource that came back after held, with no lock
@@ -280,11 +291,13 @@ func (p *Pool[T]) handOver(w *waiter[T], held int64) {
 // one, else makes it idle. Whom it returns is to be woken: by a send on ready,
 // under mu or after.
 func (p *Pool[T]) offerLocked(r *resource[T], now int64) *waiter[T] {
-	if w := p.nextWaiterLocked(now); w != nil {
-		p.n.waited++
-		p.n.wait.add(time.Duration(now - w.start))
-		w.lease = p.lendLocked(r, now)
-		return w
+	if p.waiters.first != nil {
+		if w := p.nextWaiterLocked(now); w != nil {
+			p.n.waited++
+			p.n.wait.add(time.Duration(now - w.start))
+			w.lease = p.lendLocked(r, now)
+			return w
+		}
 	}
 	p.restLocked(r, now)
 	p.idle = append(p.idle, r)
