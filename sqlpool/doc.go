@@ -16,6 +16,10 @@
 // pgx speaks the protocol; its pool is not used. Pool.DB is a *sql.DB on the same
 // connections.
 //
+// Cluster is a primary and its replicas: statements go to the one or to the others
+// as the caller says, reads as fresh as the caller wants them, and a promotion is
+// followed.
+//
 // Wrap puts a guard around any other database/sql driver, whose pool then stays
 // that of database/sql.
 package sqlpool
