@@ -68,7 +68,7 @@ var newEmpty, _ = balance.New(balance.Config[int]{AllowEmpty: true})
 
 func BenchmarkPick(b *testing.B) {
 	for _, policy := range policies {
-		for _, n := range []int{1, 3, 10, 16, 17, 100, 1000} {
+		for _, n := range []int{1, 3, 8, 9, 100, 1000} {
 			b.Run(fmt.Sprintf("%v/n=%d", policy, n), func(b *testing.B) {
 				bal := newBalancerOf(b, policy, backends(n))
 				ctx := context.Background()

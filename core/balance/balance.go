@@ -59,7 +59,8 @@ type Config[T any] struct {
 	// finds nothing does not wipe out the backends that still work.
 	AllowEmpty bool
 
-	// Policy decides which backend a call goes to. Default: RoundRobin.
+	// Policy decides which backend a call goes to: RoundRobin or LeastInFlight.
+	// Default: RoundRobin.
 	Policy Policy
 
 	// Observer hears core.KindBackendChanged, in order, when a backend comes,

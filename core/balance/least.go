@@ -3,7 +3,7 @@ package balance
 import (
 	"math/bits"
 	"math/rand/v2"
-	"sort"
+	"slices"
 )
 
 // LeastInFlight gives each call to the backend that has the fewest calls in
@@ -112,7 +112,8 @@ func (t *leastOfTwo) next(a *asked) int {
 
 // at is whose part of the sum of all weights x is in.
 func (t *leastOfTwo) at(x uint64) int {
-	return sort.Search(len(t.sums), func(i int) bool { return x < t.sums[i] })
+	i, _ := slices.BinarySearch(t.sums, x+1)
+	return i
 }
 
 // other draws from all but i.

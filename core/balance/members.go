@@ -134,10 +134,10 @@ func (b *Balancer[T]) Backends() []Backend[T] {
 }
 
 // Update replaces the list of backends. One whose ID was in the list before
-// keeps its health and its counts, and takes on the new Value, Weight and Guard; a new
-// one begins as healthy; one that is gone is picked no more, and leases that
-// are out on it finish as they would have. A backend that comes back later
-// begins anew, whatever is still out from before.
+// keeps its health, its counts and what is in flight, and takes on the new
+// Value, Weight and Guard; a new one begins as healthy; one that is gone is
+// picked no more, and leases that are out on it finish as they would have. A
+// backend that comes back later begins anew, whatever is still out from before.
 //
 // The error is that of New, and then nothing has changed.
 func (b *Balancer[T]) Update(backends []Backend[T]) error {
