@@ -15,6 +15,7 @@ type batch struct {
 	stop   context.CancelFunc
 	last   bool // the session ends with the results, or with the transaction
 	tx     *tx  // that the batch began, or nil
+	empty  bool // nothing was asked
 	closed bool
 	err    error // once closed
 }
@@ -42,7 +43,7 @@ func (s *session) sendBatch(ctx context.Context, on querier, r *batch, b *pgx.Ba
 	if t := pr.Tx(); t != nil {
 		r.tx = &tx{Tx: t, s: s, last: r.last}
 	}
-	r.BatchResults, r.s, r.ctx, r.stop = pr, s, ctx, stop
+	r.BatchResults, r.s, r.ctx, r.stop, r.empty = pr, s, ctx, stop, b.Len() == 0
 	return nil
 }
 
@@ -101,21 +102,21 @@ func (b *batch) Close() error {
 		b.err = ErrReleased
 		return b.err
 	}
-	returned := false
 	defer func() {
-		// A callback that panics leaves the rest unread: the session is over.
-		if b.last && !(returned && b.begun()) {
+		if b.last && !b.begun() {
 			b.s.end()
 		}
 	}()
 	err := b.BatchResults.Close()
-	returned = true
-	b.err = b.s.note(b.ctx, err)
+	if b.err = err; !b.empty {
+		b.err = b.s.note(b.ctx, err)
+	}
 	return b.err
 }
 
 // begun reports whether a transaction of the batch goes on, which then has the
-// connection until its end.
+// connection until its end. After a callback that panicked none does: the server's
+// word that it began is among what was left unread.
 func (b *batch) begun() bool {
 	return b.tx != nil && !b.s.pgx.IsClosed() && b.s.pgx.PgConn().TxStatus() != 'I'
 }

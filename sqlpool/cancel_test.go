@@ -75,6 +75,30 @@ func TestCancelAtEveryPoint(t *testing.T) {
 			return got, err
 		},
 		func(ctx context.Context, id int) (got int, err error) {
+			err = p.InTx(ctx, pgx.TxOptions{IsoLevel: pgx.Serializable}, func(ctx context.Context, tx pgx.Tx) error {
+				for range 2 {
+					if _, err := tx.Exec(ctx, insert, id); err != nil {
+						return err
+					}
+				}
+				return tx.QueryRow(ctx, "select id from pair where id = $1 limit 1", id).Scan(&got)
+			})
+			return got, err
+		},
+		func(ctx context.Context, id int) (got int, err error) {
+			b := &pgx.Batch{}
+			b.Queue(insert, id)
+			b.Queue("select generate_series(1, 100)")
+			b.Queue(insert, id)
+			b.Queue("select $1::int", id).QueryRow(func(r pgx.Row) error { return r.Scan(&got) })
+			err = p.SendBatch(ctx, b).Close()
+			return got, err
+		},
+		func(ctx context.Context, id int) (got int, err error) {
+			n, err := p.CopyFrom(ctx, pgx.Identifier{"pair"}, []string{"id"}, pgx.CopyFromRows([][]any{{id}, {id}}))
+			return id - 2 + int(n), err
+		},
+		func(ctx context.Context, id int) (got int, err error) {
 			c, err := p.Acquire(ctx)
 			if err != nil {
 				return 0, err

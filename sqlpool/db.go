@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
@@ -128,7 +129,12 @@ func (s *session) run(ctx context.Context, fn func() error) error {
 	s.start(ctx)
 	err := fn()
 	returned = true
-	s.note(ctx, err)
+	if errBadConn(err) && !s.dead && s.pgx.IsClosed() && ctx.Err() == nil {
+		// pgx's driver says so also of a connection that broke before the answer
+		// came, where database/sql would send the statement once more.
+		err = &answerLost{pgconn.ErrConnClosed}
+	}
+	_ = s.note(ctx, err)
 	return err
 }
 

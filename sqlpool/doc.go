@@ -10,15 +10,21 @@
 //	defer db.Close(context.Background())
 //	_, err = db.Exec(ctx, "update item set stock = stock - 1 where id = $1", id)
 //
-// Exec, Query, QueryRow, Begin, BeginTx and Ping of Pool have the signatures of
-// pgx's own pool, so that code written for these, by hand or by sqlc, works
-// unchanged; SendBatch and CopyFrom are those of a transaction, or of Conn.Conn.
-// pgx speaks the protocol; its pool is not used. Pool.DB is a *sql.DB on the same
+// The methods of Pool and Conn have the signatures of those of pgx's own pool, so
+// that code written for these, by hand or by sqlc, works unchanged. pgx speaks the
+// protocol; its pool is not used. A tracer in ConnConfig hears what pgx tells
+// tracers: of queries, batches, copies, prepared statements and dials. The two
+// interfaces for tracers of pgx's pool take a *pgxpool.Pool, so are not called:
+// an Observer and Stats tell of acquisitions. Pool.DB is a *sql.DB on the same
 // connections.
 //
 // Cluster is a primary and its replicas: statements go to the one or to the others
 // as the caller says, reads as fresh as the caller wants them, and a promotion is
 // followed.
+//
+// A statement is sent once. Only if pgx is certain that nothing of it was sent,
+// since the connection was dead, does it go to another; and Pool.InTx runs a
+// whole transaction again when Postgres has rolled it back for another's sake.
 //
 // Wrap puts a guard around any other database/sql driver, whose pool then stays
 // that of database/sql.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -81,8 +82,8 @@ func (w *wire) config(t testing.TB, dsn string) *pgx.ConnConfig {
 
 type faulty struct {
 	net.Conn
-	wire   *wire
-	broken bool
+	wire  *wire
+	fault atomic.Int32 // that goes on: pgx reads on a goroutine of its own, too
 }
 
 func (c *faulty) Write(b []byte) (int, error) {
@@ -91,24 +92,22 @@ func (c *faulty) Write(b []byte) (int, error) {
 	case cut, cutAlways:
 		return 0, errUnsent
 	case lost:
-		c.broken = true
+		c.fault.Store(int32(f))
+		return len(b), nil
 	case unheard, silent:
-		if n, err := c.Conn.Write(b); err != nil {
-			return n, err
-		}
-		answer := make([]byte, 4096)
-		if _, err := c.Conn.Read(answer); err != nil { // so the server is done with it
-			return 0, err
-		}
-		c.broken = f == unheard
-	default:
-		return c.Conn.Write(b)
+		c.fault.Store(int32(f))
 	}
-	return len(b), nil
+	return c.Conn.Write(b)
 }
 
 func (c *faulty) Read(b []byte) (int, error) {
-	if c.broken {
+	f := fault(c.fault.Load())
+	if f == unheard || f == silent {
+		if _, err := c.Conn.Read(b); err != nil { // so the server is done with it
+			return 0, err
+		}
+	}
+	if f == lost || f == unheard {
 		return 0, io.EOF
 	}
 	return c.Conn.Read(b)

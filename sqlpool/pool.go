@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"time"
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/pool"
@@ -19,8 +20,10 @@ import (
 //
 // Its methods return a *core.Rejection when the Guard or the pool refuses;
 // errors.Is finds pool.ErrAcquireTimeout, pool.ErrOverloaded,
-// pool.ErrUnavailable or pool.ErrClosed in the latter. Other errors are pgx's,
-// as they are.
+// pool.ErrUnavailable or pool.ErrClosed in the latter. Other errors are pgx's, as
+// they are or wrapped: in what says that StatementTimeout is over, that a COMMIT
+// may have been applied, or that the connection broke when the statement had been
+// sent.
 type Pool struct {
 	guard   core.Guard
 	pool    *pool.Pool[*conn]
@@ -121,7 +124,8 @@ func (p *Pool) Name() string { return p.pool.Name() }
 func (p *Pool) Stats() pool.Stats { return p.pool.Stats() }
 
 // Inspect reports the pool, with OpenTelemetry's names (db.client.connection.*)
-// for what those cover, and those of core/pool (surgewall.pool.*) for all.
+// for what those cover, and those of core/pool (surgewall.pool.*) for all. Its
+// retry budget is a child.
 func (p *Pool) Inspect() core.Report {
 	r := p.pool.Inspect()
 	s := p.pool.Stats()
@@ -143,6 +147,17 @@ func (p *Pool) Inspect() core.Report {
 		}
 	}
 	r.Values = append(values, r.Values...)
+	limit := time.Duration(0)
+	if p.timeout != nil {
+		limit = p.timeout.limit
+	}
+	r.Settings = append(r.Settings,
+		core.Setting{Name: "StatementTimeout", Value: limit},
+		core.Setting{Name: "TxTries", Value: p.retries.tries},
+		core.Setting{Name: "TxBackoff.Base", Value: p.retries.backoff.Base},
+		core.Setting{Name: "TxBackoff.Cap", Value: p.retries.backoff.Cap},
+	)
+	r.Children = append(r.Children, p.budget.Inspect())
 	return r
 }
 

@@ -2,6 +2,7 @@ package sqlpool
 
 import (
 	"context"
+	"database/sql/driver"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -51,9 +52,10 @@ var resends = map[string]func(ctx context.Context, p *Pool) error{
 		b.Queue("insert into item values (@id)", pgx.NamedArgs{"id": 1})
 		called := 0
 		b.Queue("select 1").QueryRow(func(r pgx.Row) error { called++; return r.Scan(new(int)) })
+		b.QueuedQueries[0].Query(func(r pgx.Rows) error { called++; r.Close(); return nil })
 		err := p.SendBatch(ctx, b).Close()
-		if err == nil && called != 1 {
-			panic("the callback was not called once")
+		if err == nil && called != 2 {
+			panic("the callbacks were not called once each")
 		}
 		return err
 	},
@@ -82,7 +84,7 @@ func armed(name string) string {
 // nothing but another connection, if nothing was sent.
 func TestStatementThatWasNotSentGoesToAnotherConnection(t *testing.T) {
 	ctx, dsn := t.Context(), pgtest.DSN(t)
-	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec} {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
 		for name, use := range resends {
 			if name == "batch" && mode == pgx.QueryExecModeExec {
 				continue // here pgx does not tell that nothing was sent
@@ -127,12 +129,16 @@ func TestStatementThatWasSentIsNeverSentAgain(t *testing.T) {
 				w := &wire{}
 				cfg := w.config(t, dsn)
 				cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // one write
-				p := open(t, Config{ConnConfig: cfg, Max: 2, RequireServer: true})
+				g := &spy{}
+				p := open(t, Config{ConnConfig: cfg, Max: 2, Guard: g, RequireServer: true})
 				_, err := p.Exec(ctx, "drop table if exists item; create table item (id int)")
 				require.NoError(t, err)
+				g.take()
 				w.arm(f, armed(name))
 				err = use(ctx, p)
 				require.Error(t, err)
+				_, outcomes := g.take()
+				require.Equal(t, []core.Outcome{core.Failure}, outcomes)
 				require.False(t, pgconn.SafeToRetry(err))
 				struck, writes := w.seen()
 				require.Equal(t, []int{1, 1}, []int{struck, writes})
@@ -180,6 +186,38 @@ func TestResendsAreBounded(t *testing.T) {
 			}))
 			_, writes = w.seen()
 			require.Equal(t, 1, writes)
+		})
+	}
+}
+
+// pgx's driver took an answer that breaks off for a statement that was not sent:
+// database/sql sent it again, and an insert was applied twice.
+func TestLostAnswerUnderDatabaseSQLIsNotSentAgain(t *testing.T) {
+	ctx, dsn := t.Context(), pgtest.DSN(t)
+	for of, f := range map[string]fault{"lost": lost, "unheard": unheard} {
+		t.Run(of, func(t *testing.T) {
+			w := &wire{}
+			g := &spy{}
+			p := open(t, Config{ConnConfig: w.config(t, dsn), Max: 2, Guard: g, RequireServer: true})
+			_, err := p.Exec(ctx, "drop table if exists item; create table item (id int)")
+			require.NoError(t, err)
+			warm(t, p, 2)
+			g.take()
+			w.arm(f, "insert")
+			_, err = p.DB().ExecContext(ctx, "insert into item values (1)")
+			require.Error(t, err)
+			require.NotErrorIs(t, err, driver.ErrBadConn)
+			_, writes := w.seen()
+			require.Equal(t, 1, writes)
+			_, outcomes := g.take()
+			require.Equal(t, []core.Outcome{core.Failure}, outcomes)
+			want := 0
+			if f == unheard {
+				want = 1
+			}
+			var rows int
+			require.NoError(t, p.QueryRow(ctx, "select count(*) from item").Scan(&rows))
+			require.Equal(t, want, rows)
 		})
 	}
 }

@@ -135,7 +135,7 @@ func (s *session) note(ctx context.Context, err error) error {
 		s.answered = true
 		return nil
 	}
-	if !s.dead && errors.Is(err, pgconn.ErrConnClosed) {
+	if !s.dead && errors.Is(err, pgconn.ErrConnClosed) && pgconn.SafeToRetry(err) {
 		err = &answerLost{err}
 	}
 	s.learn(ctx, err)

@@ -17,9 +17,8 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	}
 }
 
-// Each try is a session of its own. again says that it has not started, and is
-// worth another connection.
-
+// tryExec, as each of the tries below, is a session of its own. again says that
+// nothing was sent, and that another connection is worth a try: see resend.
 func (p *Pool) tryExec(ctx context.Context, n int, sql string, args []any) (tag pgconn.CommandTag, again bool, err error) {
 	var s session
 	if err := s.open(ctx, p); err != nil {
