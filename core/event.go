@@ -43,8 +43,12 @@ const (
 	KindCreated
 
 	// KindDestroyed: a pool closed a resource. To is why: "lifetime", "idle",
-	// "broken", "unhealthy", "reset", "closed". Duration is its age.
+	// "broken", "unhealthy", "reset", "resize", "closed". Duration is its age.
 	KindDestroyed
+
+	// KindHeld: a resource has been out of its pool for longer than it should,
+	// which may be a leak. Duration is how long it has been out.
+	KindHeld
 
 	// KindPaused: a limiter was stopped, since somebody asked for it. Duration
 	// is for how long, 0 when the pause was ended.
@@ -66,6 +70,7 @@ var kindNames = [kindCount]string{
 	KindAcquireFailed:  "acquire_failed",
 	KindCreated:        "created",
 	KindDestroyed:      "destroyed",
+	KindHeld:           "held",
 	KindPaused:         "paused",
 	KindReconfigured:   "reconfigured",
 }

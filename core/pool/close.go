@@ -17,18 +17,25 @@ const (
 	unused                  // idle for MaxIdleTime
 	broken                  // its user said so
 	unhealthy               // Check or Valid said so
+	outdated                // of a generation that Reset has ended
+	surplus                 // more than Max, after Resize
 	shutDown                // the pool is closed
 	destroyReasons
 )
 
 var destroyNames = [destroyReasons]string{
-	lifetime: "lifetime", unused: "idle", broken: "broken", unhealthy: "unhealthy", shutDown: "closed",
+	lifetime: "lifetime", unused: "idle", broken: "broken", unhealthy: "unhealthy", outdated: "reset", surplus: "resize", shutDown: "closed",
 }
 
 // destroyLocked closes r, which belongs to nobody, in a goroutine of its own. It
 // keeps its slot until it is closed, at most for CloseGrace, so that the other
 // side does not see more than Max.
 func (p *Pool[T]) destroyLocked(r *resource[T], why destroyReason) {
+	last := len(p.live) - 1
+	p.live[r.at] = p.live[last]
+	p.live[r.at].at = r.at
+	p.live[last] = nil
+	p.live = p.live[:last]
 	r.slotHeld = true
 	p.closing++
 	p.n.destroyed[why]++
@@ -121,8 +128,5 @@ func (p *Pool[T]) shut() {
 	p.refuseAllLocked(refusedClosed)
 	p.closed = true
 	p.since = p.clock.Now()
-	for _, r := range p.idle {
-		p.destroyLocked(r, shutDown)
-	}
-	p.idle = nil
+	p.destroyUnusedLocked(shutDown)
 }

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
@@ -14,9 +15,9 @@ const Off = -1
 
 // Config configures a Pool. Only Dial is needed.
 //
-// The functions are called from the pool's own goroutines, except Valid, with
-// no lock held, and may be called concurrently. One that panics or exits its
-// goroutine has failed; the pool goes on.
+// The functions are called from the pool's own goroutines, except Valid,
+// OnAcquire and OnRelease, with no lock held, and may be called concurrently.
+// One that panics or exits its goroutine has failed; the pool goes on.
 type Config[T any] struct {
 	// Name names the pool in errors, events and reports. Default "pool".
 	Name string
@@ -32,9 +33,11 @@ type Config[T any] struct {
 	Close func(ctx context.Context, v T)
 
 	// Check asks an idle resource whether it still works, and may use the
-	// network. An error, ctx's included, destroys the resource. It runs in the
-	// background for each resource that has been idle and unchecked for
-	// CheckEvery; the resource is not lent meanwhile. Default: no check.
+	// network. An error, ctx's included, destroys the resource. A resource that
+	// has been idle and unchecked for CheckEvery is not lent before it was
+	// checked. That is done in the background, for several at once, so that a
+	// caller never waits for one resource that does not answer while another
+	// comes free. Default: no check.
 	Check func(ctx context.Context, v T) error
 
 	// Valid says whether an idle resource is still fit to be lent. It is called
@@ -42,6 +45,20 @@ type Config[T any] struct {
 	// among the idle, so it must not wait for anything. If it says no, the
 	// resource is destroyed and another is taken. Default: all are.
 	Valid func(v T) bool
+
+	// OnAcquire prepares a resource for the caller that is about to get it: it
+	// sets the tenant that ctx names, say. It is called by Acquire, in the
+	// caller's goroutine and with its ctx, for each loan. An error destroys the
+	// resource and is what Acquire returns, as it is; one that wraps ErrUnfit
+	// makes Acquire take another resource instead. Default: nothing.
+	OnAcquire func(ctx context.Context, v T) error
+
+	// OnRelease undoes what a caller has done to a resource. It is called by
+	// Lease.Release, which waits for it, before anybody else is lent the
+	// resource. ctx has the values of Acquire's ctx and not its end: it ends
+	// after CheckTimeout. If OnRelease says false, the resource is destroyed.
+	// Default: nothing.
+	OnRelease func(ctx context.Context, v T) (fit bool)
 
 	// MinIdle is how many idle resources the pool keeps ready above those in
 	// use, as far as Max allows. They are dialled when the pool is made, when
@@ -72,9 +89,16 @@ type Config[T any] struct {
 	AcquireTimeout time.Duration
 
 	// MaxWaiters is how many callers may wait at once; the next is refused with
-	// ErrOverloaded. Default 100 for each of Max;
+	// ErrOverloaded. Default 100 for each of Max, also after Resize;
 	// Off: no bound but AcquireTimeout.
 	MaxWaiters int
+
+	// IgnoreDeadlines lets callers wait whose ctx, by all accounts, will end
+	// before their turn comes. Default: such a caller is refused at once with
+	// ErrOverloaded, when those ahead of it in the queue would keep the whole
+	// pool busy until its deadline, by the moving average of how long resources
+	// are in use.
+	IgnoreDeadlines bool
 
 	// UnavailableAfter is how long dials must have been failing, counted from
 	// the start of the first of them, before callers are told ErrUnavailable
@@ -106,8 +130,18 @@ type Config[T any] struct {
 	// being closed still counts towards Max. Default 250 ms.
 	CloseGrace time.Duration
 
-	// Observer hears KindAcquireFailed, KindCreated and KindDestroyed, and
-	// KindAcquired and KindReleased while it wants them. Default nil: nobody.
+	// LeakAfter is how long a resource may be in use before it is reported as
+	// held: by KindHeld, once for each loan, in Stats and by Held. It is looked
+	// at every second. Nothing is done to the resource. Default 60 s; Off: never.
+	LeakAfter time.Duration
+
+	// LeakSample makes one in so many loans remember the stack of its Acquire,
+	// for Held. 1 is each of them; one that does costs about a microsecond and
+	// an allocation. Default Off.
+	LeakSample int
+
+	// Observer hears KindAcquireFailed, KindCreated, KindDestroyed and KindHeld,
+	// and KindAcquired and KindReleased while it wants them. Default nil: nobody.
 	Observer core.Observer
 }
 
@@ -126,26 +160,23 @@ func (c *Config[T]) complete() error {
 			}
 		}
 	}
-	c.Max = orDefault(c.Max, 20)
-	c.MinIdle = orDefault(c.MinIdle, min(5, max(c.Max, 0)))
+	c.completeSize()
 	c.MaxAge = orDefault(c.MaxAge, 300*time.Second)
 	c.MaxAgeJitter = orDefault(c.MaxAgeJitter, max(c.MaxAge/10, 0))
 	c.MaxIdleTime = orDefault(c.MaxIdleTime, 60*time.Second)
 	c.AcquireTimeout = orDefault(c.AcquireTimeout, 10*time.Second)
-	c.MaxWaiters = orDefault(c.MaxWaiters, 100*max(c.Max, 0))
 	c.UnavailableAfter = orDefault(c.UnavailableAfter, time.Second)
 	c.MaxDials = orDefault(c.MaxDials, 2)
 	c.DialTimeout = orDefault(c.DialTimeout, 5*time.Second)
 	c.CheckEvery = orDefault(c.CheckEvery, 15*time.Second)
 	c.CheckTimeout = orDefault(c.CheckTimeout, time.Second)
 	c.CloseGrace = orDefault(c.CloseGrace, 250*time.Millisecond)
+	c.LeakAfter = orDefault(c.LeakAfter, 60*time.Second)
+	c.LeakSample = orDefault(c.LeakSample, Off)
 
-	const notNegative = "must not be negative; pool.Off switches it off"
 	p := core.Check("pool.Config")
 	p.If(c.Dial == nil, "Dial", nil, "must be set")
-	p.If(c.Max < 1, "Max", c.Max, "must not be negative")
-	p.If(c.MinIdle < Off, "MinIdle", c.MinIdle, notNegative)
-	p.If(c.Max >= 1 && c.MinIdle > c.Max, "MinIdle", c.MinIdle, "must not be above Max")
+	checkSize(p, c.MinIdle, c.Max)
 	p.If(c.MaxAge < Off, "MaxAge", c.MaxAge, notNegative)
 	p.If(c.MaxAgeJitter < Off, "MaxAgeJitter", c.MaxAgeJitter, notNegative)
 	p.If(c.MaxAge > 0 && c.MaxAgeJitter >= c.MaxAge, "MaxAgeJitter", c.MaxAgeJitter, "must be below MaxAge")
@@ -158,28 +189,46 @@ func (c *Config[T]) complete() error {
 	p.If(c.CheckEvery < 0, "CheckEvery", c.CheckEvery, "must not be negative")
 	p.If(c.CheckTimeout < 0, "CheckTimeout", c.CheckTimeout, "must not be negative")
 	p.If(c.CloseGrace < 0, "CloseGrace", c.CloseGrace, "must not be negative")
+	p.If(c.LeakAfter < Off, "LeakAfter", c.LeakAfter, notNegative)
+	p.If(c.LeakSample < Off, "LeakSample", c.LeakSample, notNegative)
 	return p.Err()
 }
 
-// idleFloor is MinIdle as a number.
-func (c *Config[T]) idleFloor() int { return max(c.MinIdle, 0) }
+// completeSize is the part of complete that Resize needs too.
+func (c *Config[T]) completeSize() {
+	c.Max = orDefault(c.Max, 20)
+	c.MinIdle = orDefault(c.MinIdle, min(5, max(c.Max, 0)))
+}
 
-// settings are the settings in force, for a Report.
-func (c *Config[T]) settings() []core.Setting {
+const notNegative = "must not be negative; pool.Off switches it off"
+
+// checkSize checks what completeSize completed.
+func checkSize(p *core.Problems, minIdle, maximum int) {
+	p.If(maximum < 1, "Max", maximum, "must not be negative")
+	p.If(minIdle < Off, "MinIdle", minIdle, notNegative)
+	p.If(maximum >= 1 && minIdle > maximum, "MinIdle", minIdle, fmt.Sprint("must not be above Max ", maximum))
+}
+
+// settings are the settings in force, for a Report, given those that Resize
+// changes.
+func (c *Config[T]) settings(minIdle, maximum, maxWaiters int) []core.Setting {
 	return []core.Setting{
-		{Name: "MinIdle", Value: c.idleFloor()},
-		{Name: "Max", Value: c.Max},
+		{Name: "MinIdle", Value: minIdle},
+		{Name: "Max", Value: maximum},
 		{Name: "MaxAge", Value: limit(c.MaxAge)},
 		{Name: "MaxAgeJitter", Value: limit(c.MaxAgeJitter)},
 		{Name: "MaxIdleTime", Value: limit(c.MaxIdleTime)},
 		{Name: "AcquireTimeout", Value: limit(c.AcquireTimeout)},
-		{Name: "MaxWaiters", Value: bound(c.MaxWaiters)},
+		{Name: "MaxWaiters", Value: bound(maxWaiters)},
+		{Name: "IgnoreDeadlines", Value: c.IgnoreDeadlines},
 		{Name: "UnavailableAfter", Value: limit(c.UnavailableAfter)},
 		{Name: "MaxDials", Value: c.MaxDials},
 		{Name: "DialTimeout", Value: limit(c.DialTimeout)},
 		{Name: "CheckEvery", Value: limit(c.CheckEvery)},
 		{Name: "CheckTimeout", Value: limit(c.CheckTimeout)},
 		{Name: "CloseGrace", Value: limit(c.CloseGrace)},
+		{Name: "LeakAfter", Value: limit(c.LeakAfter)},
+		{Name: "LeakSample", Value: bound(c.LeakSample)},
 	}
 }
 

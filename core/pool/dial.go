@@ -43,17 +43,23 @@ func (p *Pool[T]) demandLocked() int {
 	}
 	demand := p.waiters.n - p.dialing
 	if p.filling {
-		if missing := p.cfg.idleFloor() - len(p.idle) - p.checking; missing > 0 {
+		if missing := p.minIdle - p.unusedLocked(); missing > 0 {
 			demand += missing
 		} else {
 			p.filling = false
 		}
 	}
+	if len(p.warmers) > 0 {
+		demand = max(demand, p.warmth()-len(p.live)-p.dialing)
+	}
 	if p.asked && p.dialing == 0 {
 		demand = max(demand, 1)
 	}
-	return min(demand, p.cfg.Max-p.slots)
+	return min(demand, p.max-p.slots)
 }
+
+// unusedLocked is how many resources are idle, also those that are checked first.
+func (p *Pool[T]) unusedLocked() int { return len(p.idle) + len(p.due) + p.checking }
 
 // dialer is a goroutine that dials while there is demand.
 func (p *Pool[T]) dialer() {
@@ -64,27 +70,33 @@ func (p *Pool[T]) dialer() {
 		p.endLocked()
 		p.dialLocked() // the demand outlives a Dial that exited the goroutine
 	}()
-	for p.beginDial() {
-		p.dial()
+	for {
+		generation, ok := p.beginDial()
+		if !ok {
+			return
+		}
+		p.dial(generation)
 	}
 }
 
 // beginDial waits until the backoff is over and takes a slot, if then there is
-// still demand. Otherwise the dialer is to end.
-func (p *Pool[T]) beginDial() bool {
+// still demand. Otherwise the dialer is to end. The generation is the one that
+// the dial is for.
+func (p *Pool[T]) beginDial() (generation uint64, ok bool) {
 	for {
 		p.mu.Lock()
 		pause := time.Duration(p.retryAt - p.clock.Now())
 		if p.demandLocked() <= 0 || p.failures > 0 && p.dialers > 1 {
 			p.mu.Unlock()
-			return false
+			return 0, false
 		}
 		if pause <= 0 {
 			p.asked = false
 			p.slots++
 			p.dialing++
+			generation = p.generation
 			p.mu.Unlock()
-			return true
+			return generation, true
 		}
 		p.mu.Unlock()
 		timer := time.NewTimer(pause)
@@ -92,14 +104,14 @@ func (p *Pool[T]) beginDial() bool {
 		case <-timer.C:
 		case <-p.ctx.Done():
 			timer.Stop()
-			return false
+			return 0, false
 		}
 	}
 }
 
 // dial calls Dial and books what came of it, also when it panics or exits the
 // goroutine.
-func (p *Pool[T]) dial() {
+func (p *Pool[T]) dial(generation uint64) {
 	ctx, cancel := within(p.ctx, p.cfg.DialTimeout)
 	defer cancel()
 	start := p.clock.Now()
@@ -113,7 +125,7 @@ func (p *Pool[T]) dial() {
 		if made { // also when the guard did not return afterwards
 			why = dialFailure{}
 		}
-		p.endDial(v, why, start)
+		p.endDial(v, why, start, generation)
 	}()
 	why = noDial(core.Do(ctx, p.cfg.DialGuard, func(ctx context.Context) (err error) {
 		v, err = p.cfg.Dial(ctx)
@@ -139,14 +151,15 @@ func noDial(err error) dialFailure {
 }
 
 // endDial makes a resource of v, or books the failure.
-func (p *Pool[T]) endDial(v T, why dialFailure, start int64) {
+func (p *Pool[T]) endDial(v T, why dialFailure, start int64, generation uint64) {
 	now := p.clock.Now()
 	p.mu.Lock()
 	p.dialing--
 	stopped := p.closed && why.err != nil
 	switch {
 	case why.err == nil:
-		p.addLocked(v, now)
+		p.n.create.add(time.Duration(now - start))
+		p.addLocked(v, now, generation)
 	default:
 		p.slots--
 		if !stopped {
@@ -163,26 +176,35 @@ func (p *Pool[T]) endDial(v T, why dialFailure, start int64) {
 }
 
 // addLocked takes in a resource that was dialled.
-func (p *Pool[T]) addLocked(v T, now int64) {
+func (p *Pool[T]) addLocked(v T, now int64, generation uint64) {
 	r := &resource[T]{
-		pool:      p,
-		value:     v,
-		createdAt: now,
-		expiresAt: after(now, p.cfg.MaxAge),
-		checkedAt: now,
+		pool:       p,
+		value:      v,
+		generation: generation,
+		createdAt:  now,
+		expiresAt:  after(now, p.cfg.MaxAge),
+		at:         len(p.live),
 	}
+	p.live = append(p.live, r)
 	if jitter := p.cfg.MaxAgeJitter; jitter > 0 && p.cfg.MaxAge > 0 {
 		r.expiresAt -= int64(rand.N(jitter + 1))
 	}
-	p.n.created++
 	if p.failures > 0 {
 		p.failures, p.lastErr, p.retryAt, p.since = 0, nil, 0, now
 	}
-	if p.closed {
+	switch {
+	case p.closed:
 		p.destroyLocked(r, shutDown)
-		return
+	case generation != p.generation:
+		p.destroyLocked(r, outdated)
+	case len(p.live)+p.dialing > p.max:
+		p.destroyLocked(r, surplus)
+	default:
+		p.warmedLocked()
+		if w := p.offerLocked(r, now); w != nil {
+			w.ready <- struct{}{}
+		}
 	}
-	p.offerLocked(r, now)
 }
 
 // failLocked books a failed dial.
@@ -207,7 +229,7 @@ func (p *Pool[T]) failLocked(why dialFailure, start, now int64) {
 // unavailableLocked is the state in which nobody is left waiting.
 func (p *Pool[T]) unavailableLocked(now int64) bool {
 	return p.failures > 0 && p.cfg.UnavailableAfter > 0 &&
-		p.totalLocked() == 0 && now-p.failingSince >= int64(p.cfg.UnavailableAfter)
+		len(p.live) == 0 && now-p.failingSince >= int64(p.cfg.UnavailableAfter)
 }
 
 // after is d after now, and never if d is off.

@@ -48,7 +48,7 @@ func ExampleNew() {
 	// Output:
 	// true
 	// pool.Config.Dial: must be set
-	// pool.Config.MinIdle: 9: must not be above Max
+	// pool.Config.MinIdle: 9: must not be above Max 4
 }
 
 func ExamplePool_Acquire() {

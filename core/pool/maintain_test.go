@@ -190,3 +190,76 @@ func TestCheckedResourceServesWhoWaits(t *testing.T) {
 		l.Release()
 	})
 }
+
+// What was idle for long is not lent before it was checked, even before
+// maintenance comes by: the caller waits for the check, or for what comes first.
+func TestLongIdleResourceIsCheckedBeforeItIsLent(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var m maker
+		sick := false
+		cfg := m.config(2)
+		cfg.CheckEvery = 1500 * time.Millisecond // maintenance comes each 375 ms
+		cfg.Check = func(context.Context, *conn) error {
+			time.Sleep(time.Millisecond)
+			if sick {
+				return errors.New("gone")
+			}
+			return nil
+		}
+		p := open(t, cfg)
+		time.Sleep(100 * time.Millisecond)
+		l := acquire(t, p)
+		first := l.Value()
+		l.Release()
+		time.Sleep(1600 * time.Millisecond) // due for 100 ms, which maintenance sees in 175
+		got := <-ask(t.Context(), p)
+		require.NoError(t, got.err)
+		require.Zero(t, got.after, "a dial was sooner than the check")
+		require.NotSame(t, first, got.lease.Value())
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		require.Equal(t, 1, p.Stats().Idle, "checked, and well")
+		second := acquire(t, p)
+		require.Same(t, first, second.Value())
+		time.Sleep(99 * time.Millisecond)
+		second.Release() // at 1.8 s
+
+		sick = true
+		time.Sleep(1550 * time.Millisecond) // due for 50 ms, which maintenance sees in 25
+		third := acquire(t, p)
+		require.NotSame(t, first, third.Value())
+		synctest.Wait()
+		require.EqualValues(t, 1, p.Stats().DestroyedUnhealthy)
+		third.Release()
+		got.lease.Release()
+	})
+}
+
+// Twenty connections went silent while nobody used them: they are checked eight at
+// a time, and nobody is lent one.
+func TestManySilentResourcesKeepNobodyForLong(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var m maker
+		cfg := m.config(20)
+		cfg.MinIdle = 20
+		cfg.MaxAge = Off
+		cfg.Check = func(ctx context.Context, c *conn) error {
+			if c.n > 20 {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		p := open(t, cfg)
+		synctest.Wait()
+		time.Sleep(15*time.Second + 1)
+		got := <-ask(t.Context(), p)
+		require.NoError(t, got.err)
+		require.LessOrEqual(t, got.after, time.Second, "CheckTimeout, and a dial")
+		require.Greater(t, got.lease.Value().n, 20)
+		got.lease.Release()
+		time.Sleep(3 * time.Second)
+		require.EqualValues(t, 20, p.Stats().DestroyedUnhealthy)
+		require.Equal(t, 20, p.Stats().Idle)
+	})
+}

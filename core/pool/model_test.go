@@ -15,12 +15,22 @@ import (
 // model is a pool as its users see it: who waits, in what order and until when,
 // who holds what. It knows no idle stack, no dialers and no clock of its own.
 type model struct {
-	p       *Pool[*conn]
-	m       *maker
-	max     int
-	waiting []*caller // in the order in which they asked
-	held    []Lease[*conn]
-	ended   []Lease[*conn]
+	p        *Pool[*conn]
+	m        *maker
+	max      int
+	waiting  []*caller // in the order in which they asked
+	held     []Lease[*conn]
+	ended    []Lease[*conn]
+	outdated int // the last dial before Reset: what it made is not lent again
+	there    int // Total and Dialing when last looked at
+	warming  []*warming
+}
+
+// warming is a call of Warm.
+type warming struct {
+	n      int
+	cancel context.CancelFunc
+	answer chan error
 }
 
 type caller struct {
@@ -68,6 +78,36 @@ func (s *model) cancel(t *rapid.T) {
 	c.cancel()
 }
 
+func (s *model) resize(t *rapid.T) {
+	s.max = rapid.IntRange(1, 5).Draw(t, "new max")
+	minIdle := rapid.IntRange(0, s.max).Draw(t, "new minIdle")
+	if minIdle == 0 {
+		minIdle = Off
+	}
+	require.NoError(t, s.p.Resize(minIdle, s.max))
+}
+
+func (s *model) reset(*rapid.T) {
+	s.outdated = int(s.m.dials.Load())
+	s.p.Reset()
+}
+
+func (s *model) resetByLease(t *rapid.T) {
+	s.end(t, func(l Lease[*conn]) {
+		if l.Value().n > s.outdated {
+			s.outdated = int(s.m.dials.Load())
+		}
+		l.Reset()
+	})
+}
+
+func (s *model) warm(t *rapid.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &warming{rapid.IntRange(0, s.max).Draw(t, "warm"), cancel, make(chan error, 1)}
+	s.warming = append(s.warming, w)
+	go func() { w.answer <- s.p.Warm(ctx, w.n) }()
+}
+
 func (s *model) sleep(t *rapid.T) {
 	ms := rapid.SampledFrom([]int{1, 5, 20, 300, 2000, 40000}).Draw(t, "ms")
 	time.Sleep(time.Duration(ms) * time.Millisecond)
@@ -88,6 +128,7 @@ func (s *model) check(t *rapid.T) {
 				require.False(t, passedOver, "served before one who asked earlier")
 				require.Less(t, waited, modelTimeout, "served after its time")
 				require.False(t, got.lease.Value().closed.Load(), "a closed resource was lent")
+				require.Greater(t, got.lease.Value().n, s.outdated, "lent after Reset")
 				for _, l := range s.held {
 					require.NotSame(t, l.Value(), got.lease.Value(), "lent to two")
 				}
@@ -111,13 +152,26 @@ func (s *model) check(t *rapid.T) {
 	st := s.p.Stats()
 	require.Equal(t, len(s.held), st.Used)
 	require.Equal(t, len(s.waiting), st.Waiting)
-	require.LessOrEqual(t, st.Total+st.Dialing, s.max)
+	// Only Resize leaves more than Max, and no call adds to them.
+	require.LessOrEqual(t, st.Total+st.Dialing, max(s.max, s.there))
+	s.there = st.Total + st.Dialing
 	require.False(t, st.Waiting > 0 && st.Idle > 0, "a waiter and an idle resource")
 	require.EqualValues(t, st.Total+st.Closing, int64(st.Created)-s.m.closes.Load())
 	for _, l := range s.held {
 		require.False(t, l.Value().closed.Load(), "closed while lent")
 	}
-	if st.Waiting > 0 && st.Total+st.Closing < s.max && !s.m.fails.Load() {
+	s.warming = slices.DeleteFunc(s.warming, func(w *warming) bool {
+		select {
+		case err := <-w.answer:
+			require.NoError(t, err)
+			w.cancel()
+			return true
+		default:
+			require.Less(t, st.Total, w.n, "warm, and waiting")
+			return false
+		}
+	})
+	if (st.Waiting > 0 || len(s.warming) > 0) && st.Total+st.Closing < s.max && !s.m.fails.Load() {
 		require.Positive(t, s.p.dialersNow(), "there is room and demand, and nobody dials")
 	}
 	s.p.mu.Lock()
@@ -136,6 +190,9 @@ func (s *model) finish() {
 	for _, c := range s.waiting {
 		c.cancel()
 	}
+	for _, w := range s.warming {
+		w.cancel()
+	}
 	for _, l := range s.held {
 		l.Release()
 	}
@@ -145,7 +202,7 @@ func (s *model) finish() {
 			got.lease.Release() // lent while the others let go
 		}
 	}
-	s.waiting, s.held = nil, nil
+	s.waiting, s.held, s.warming = nil, nil, nil
 	_ = s.p.Close(context.Background())
 }
 
@@ -162,6 +219,15 @@ func TestAgainstModel(t *testing.T) {
 				cfg.MinIdle = Off
 			}
 			cfg.AcquireTimeout, cfg.UnavailableAfter = modelTimeout, Off
+			cfg.CheckEvery = 3 * time.Second
+			if rapid.Bool().Draw(t, "checked") {
+				cfg.Check = func(ctx context.Context, c *conn) error {
+					if m.fails.Load() {
+						return errDial
+					}
+					return nil
+				}
+			}
 			cfg.MaxAge, cfg.MaxIdleTime = 30*time.Second, 5*time.Second
 			cfg.MaxDials = rapid.IntRange(1, 3).Draw(t, "maxDials")
 			p, err := New(cfg)
@@ -176,6 +242,10 @@ func TestAgainstModel(t *testing.T) {
 				"endAgain": s.endAgain,
 				"cancel":   s.cancel,
 				"sleep":    s.sleep,
+				"resize":   s.resize,
+				"reset":    s.reset,
+				"reset1":   s.resetByLease,
+				"warm":     s.warm,
 				"outage":   func(*rapid.T) { m.fails.Store(!m.fails.Load()) },
 				"":         s.check,
 			})

@@ -15,8 +15,9 @@ import (
 // Pool lends resources of type T. Make one with New and end it with Close,
 // which also ends its goroutines. It is safe for concurrent use.
 type Pool[T any] struct {
-	cfg   Config[T] // complete; immutable
-	clock clock.Clock
+	cfg    Config[T] // complete; immutable
+	clock  clock.Clock
+	hooked bool // a loan is more than taking a resource: see prepare
 
 	// ctx is the pool's own life, under which it dials and checks: a caller's
 	// context reaches no resource.
@@ -26,6 +27,7 @@ type Pool[T any] struct {
 	nodes  sync.Pool   // of *waiter[T]
 	expiry *time.Timer // fires when the first waiter's time may be up
 
+	sample  atomic.Uint64 // loans, for LeakSample
 	drained chan struct{} // closed when the pool is closed and all has ended
 	// said is the last *core.Rejection that may be said again.
 	said atomic.Pointer[saidRefusal]
@@ -34,23 +36,35 @@ type Pool[T any] struct {
 	mu sync.Mutex
 
 	idle    []*resource[T] // used longest ago first; the last is lent first
+	due     []*resource[T] // to be checked before they are lent; the last is next
+	live    []*resource[T] // all that are not being closed, in no order
 	waiters waitList[T]    // empty while something is idle
+	warmers []*warmer      // calls of Warm that wait
 
-	// slots is what Max bounds: len(idle) + used + checking + dialing, and
-	// those of closing whose grace is not over.
+	// What Resize changes.
+	max        int
+	minIdle    int
+	maxWaiters int // 0: no bound
+
+	// slots is what max bounds: len(live) + dialing, and those of closing whose
+	// grace is not over.
 	slots    int
 	used     int
-	checking int
+	checking int // being checked now; those that wait for it are in due
 	dialing  int
 	closing  int
 
-	goroutines int  // the pool's own, which Close waits for
-	dialers    int  // those of them that dial, or wait to
-	checker    bool // one of them checks idle resources
-	armed      bool // expiry will fire
+	armedFor int64 // when expiry will fire; the largest int64: it will not
+
+	goroutines int // the pool's own, which Close waits for
+	dialers    int // those of them that dial, or wait to
+	checkers   int // those of them that check
 	closed     bool
 
-	filling bool // idle resources are to be dialled up to MinIdle
+	generation uint64 // Reset begins the next; what is of an earlier one is not lent
+	meanUse    int64  // moving average of how long loans last
+
+	filling bool // idle resources are to be dialled up to minIdle
 	asked   bool // somebody was refused because dials fail: worth another
 
 	failures     int   // dials that failed since the last that did not
@@ -62,19 +76,23 @@ type Pool[T any] struct {
 	n counters
 }
 
-// resource is one resource of a pool. Its value and its times of life are
-// immutable; the rest is guarded by the pool's mu.
+// resource is one resource of a pool. Its value, its generation and its times of
+// life are immutable; the rest is guarded by the pool's mu.
 type resource[T any] struct {
-	pool      *Pool[T]
-	value     T
-	createdAt int64
-	expiresAt int64
+	pool       *Pool[T]
+	value      T
+	generation uint64
+	createdAt  int64
+	expiresAt  int64
 
+	at        int    // its place in live
 	turn      uint64 // odd while it is lent; tells the loans apart
 	lentAt    int64
 	idleAt    int64 // when it became idle
-	checkedAt int64 // when a check last found it well
-	slotHeld  bool  // it is being closed and counts towards Max
+	goodUntil int64 // until then it can be lent, when idle: it is neither too old nor to be checked
+	slotHeld  bool  // it is being closed and counts towards max
+
+	loan loan // what is kept of a loan for hooks and leaks
 }
 
 // New makes a Pool and begins to dial MinIdle resources in the background; it
@@ -84,12 +102,15 @@ func New[T any](cfg Config[T]) (*Pool[T], error) {
 		return nil, err
 	}
 	p := &Pool[T]{
-		cfg:     cfg,
-		clock:   clock.New(),
-		expiry:  time.NewTimer(math.MaxInt64),
-		drained: make(chan struct{}),
-		filling: true,
+		cfg:      cfg,
+		clock:    clock.New(),
+		expiry:   time.NewTimer(math.MaxInt64),
+		drained:  make(chan struct{}),
+		armedFor: math.MaxInt64,
+		filling:  true,
+		hooked:   cfg.OnAcquire != nil || cfg.OnRelease != nil || cfg.LeakSample > 0,
 	}
+	p.sizeLocked(cfg.MinIdle, cfg.Max) // nobody else has p yet
 	p.expiry.Stop()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.mu.Lock()
@@ -112,7 +133,8 @@ func (p *Pool[T]) Name() string { return p.cfg.Name }
 //
 //   - ErrAcquireTimeout when AcquireTimeout is over, or ctx is: then the error
 //     of ctx is in its chain;
-//   - ErrOverloaded when MaxWaiters wait already;
+//   - ErrOverloaded when MaxWaiters wait already, or so many that the turn of
+//     this caller would come after its ctx has ended: see IgnoreDeadlines;
 //   - ErrUnavailable when there is no resource at all and dials fail: at least
 //     the last one did, and the first of those in a row that did began
 //     UnavailableAfter ago. The last dial's error is in its chain. Those who
@@ -123,69 +145,65 @@ func (p *Pool[T]) Name() string { return p.cfg.Name }
 // A caller whose ctx or timeout is over is never lent a resource. If one was
 // lent at the same moment as the wait ended, Acquire succeeds.
 //
-// A nil error on an idle resource allocates nothing.
+// Only an error of OnAcquire is returned as it is, and no Rejection.
+//
+// A nil error allocates nothing, unless a hook or LeakSample does.
 func (p *Pool[T]) Acquire(ctx context.Context) (Lease[T], error) {
-	if ctx.Err() != nil {
-		p.mu.Lock()
-		no := p.refuseLocked(refusedCancelled)
-		p.mu.Unlock()
-		return Lease[T]{}, p.tell(ctx, no, 0)
-	}
-	heard := core.Hears(p.cfg.Observer, core.KindAcquired)
+	var is patience
 	start := p.clock.Now()
-	lease, err := p.lend(ctx, start)
-	if heard && err == nil {
-		p.tellAcquired(ctx, lease, start)
-	}
-	return lease, err
-}
-
-func (p *Pool[T]) lend(ctx context.Context, start int64) (Lease[T], error) {
-	var done <-chan struct{}
 	for asked := false; ; {
+		if ctx.Err() != nil {
+			return Lease[T]{}, p.refuse(ctx, refusedCancelled)
+		}
 		p.mu.Lock()
 		r := p.takeLocked(start)
 		if r == nil && !asked {
 			// The context is the caller's code, which must not run under mu;
 			// and asking it before there is need to would allocate.
 			p.mu.Unlock()
-			done, asked = ctx.Done(), true
+			is, asked = p.patienceOf(ctx), true
 			continue
 		}
-		if r == nil {
-			return p.queue(ctx, done, start) // unlocks
+		var lease Lease[T]
+		if r != nil {
+			lease = p.lendLocked(r, start)
+			p.mu.Unlock()
+			if p.cfg.Valid != nil && !p.valid(lease) {
+				continue
+			}
+		} else {
+			var err error
+			if lease, err = p.queue(ctx, is, start); err != nil { // unlocks
+				return Lease[T]{}, err
+			}
 		}
-		lease := p.lendLocked(r, start)
-		p.mu.Unlock()
-		if p.cfg.Valid == nil || p.valid(lease) {
+		if !p.hooked && !core.Hears(p.cfg.Observer, core.KindAcquired) {
+			return lease, nil
+		}
+		if fit, err := p.prepare(ctx, lease, start); err != nil {
+			return Lease[T]{}, err
+		} else if fit {
 			return lease, nil
 		}
 	}
 }
 
-// tellAcquired tells the observer of a loan, and ends the loan if the observer
-// exits the goroutine: nobody else could.
-func (p *Pool[T]) tellAcquired(ctx context.Context, l Lease[T], start int64) {
-	returned := false
-	defer func() {
-		if !returned {
-			l.Release()
-		}
-	}()
-	p.emit(ctx, core.Event{Kind: core.KindAcquired, Duration: time.Duration(p.clock.Now() - start)})
-	returned = true
-}
-
-// takeLocked takes the idle resource used last, and destroys those too old.
+// takeLocked takes the idle resource used last. Those too old it destroys, and
+// those idle for so long that they are to be checked it has checked.
 func (p *Pool[T]) takeLocked(now int64) *resource[T] {
 	for last := len(p.idle) - 1; last >= 0; last-- {
 		r := p.idle[last]
 		p.idle[last] = nil
 		p.idle = p.idle[:last]
-		if now < r.expiresAt {
+		switch {
+		case now < r.goodUntil:
 			return r
+		case now >= r.expiresAt:
+			p.destroyLocked(r, lifetime)
+		default:
+			p.due = append(p.due, r)
+			p.checkLocked()
 		}
-		p.destroyLocked(r, lifetime)
 	}
 	return nil
 }
@@ -199,110 +217,90 @@ func (p *Pool[T]) lendLocked(r *resource[T], now int64) Lease[T] {
 	return Lease[T]{r, r.turn}
 }
 
-// valid asks Valid, and destroys what it does not approve of, also when it
-// panics or exits the goroutine.
-func (p *Pool[T]) valid(l Lease[T]) (ok bool) {
-	defer func() {
-		if !ok {
-			_ = recover() // nil after runtime.Goexit, which nothing stops
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			l.r.turn++
-			p.used--
-			p.n.acquired-- // it never reached the caller
-			p.destroyLocked(l.r, unhealthy)
-		}
-	}()
-	return p.cfg.Valid(l.r.value)
-}
-
 // giveBack ends a loan, once: a lease that was ended before changes nothing,
 // wherever its resource is by now. With a reason it destroys the resource.
-func (p *Pool[T]) giveBack(l Lease[T], why destroyReason) {
+func (p *Pool[T]) giveBack(l Lease[T], why destroyReason) (ended bool) {
 	now := p.clock.Now()
-	r := l.r
 	p.mu.Lock()
-	if r.turn != l.turn {
+	if l.r.turn != l.turn {
 		p.mu.Unlock()
-		return
+		return false
 	}
-	r.turn++
+	l.r.turn++
+	held := now - l.r.lentAt
+	w := p.returnLocked(l.r, why, held, now)
+	p.mu.Unlock()
+	p.handOver(w, held)
+	return true
+}
+
+// returnLocked books the end of a loan that lasted for held. It returns whoever
+// gets the resource next.
+func (p *Pool[T]) returnLocked(r *resource[T], why destroyReason, held, now int64) *waiter[T] {
 	p.used--
-	held := time.Duration(now - r.lentAt)
-	p.n.useTime += held
-	served := false
+	p.n.use.add(time.Duration(held))
+	p.meanUse += (held - p.meanUse) / 8
+	if r.loan.kept {
+		r.loan = loan{}
+	}
 	switch {
 	case why != keep:
-		p.destroyLocked(r, why)
 	case p.closed:
-		p.destroyLocked(r, shutDown)
+		why = shutDown
+	case r.generation != p.generation:
+		why = outdated
 	case now >= r.expiresAt:
-		p.destroyLocked(r, lifetime)
+		why = lifetime
+	case len(p.live)+p.dialing > p.max:
+		why = surplus
 	default:
-		served = p.offerLocked(r, now)
+		return p.offerLocked(r, now)
 	}
-	p.mu.Unlock()
+	p.destroyLocked(r, why)
+	return nil
+}
+
+// handOver wakes who got a resource that came back after held, with no lock
+// held.
+func (p *Pool[T]) handOver(w *waiter[T], held int64) {
+	if w != nil {
+		w.ready <- struct{}{}
+	}
 	if core.Hears(p.cfg.Observer, core.KindReleased) {
-		p.emit(context.Background(), core.Event{Kind: core.KindReleased, Duration: held})
+		p.emit(context.Background(), core.Event{Kind: core.KindReleased, Duration: time.Duration(held)})
 	}
-	if served {
+	if w != nil {
 		// The waiter runs on this processor next. Without the yield, it and
 		// the resource would wait until this goroutine blocks.
 		runtime.Gosched()
 	}
 }
 
-// offerLocked gives a resource that belongs to nobody to the first who waits
-// for one, else makes it idle. It reports whether somebody waited.
-func (p *Pool[T]) offerLocked(r *resource[T], now int64) (served bool) {
+// offerLocked lends a resource that belongs to nobody to the first who waits for
+// one, else makes it idle. Whom it returns is to be woken: by a send on ready,
+// under mu or after.
+func (p *Pool[T]) offerLocked(r *resource[T], now int64) *waiter[T] {
 	if w := p.nextWaiterLocked(now); w != nil {
 		p.n.waited++
-		p.n.waitTime += time.Duration(now - w.start)
+		p.n.wait.add(time.Duration(now - w.start))
 		w.lease = p.lendLocked(r, now)
-		w.ready <- struct{}{}
-		return true
+		return w
 	}
-	r.idleAt = now
+	p.restLocked(r, now)
 	p.idle = append(p.idle, r)
-	return false
+	return nil
+}
+
+// restLocked begins the idle time of r.
+func (p *Pool[T]) restLocked(r *resource[T], now int64) {
+	r.idleAt, r.goodUntil = now, r.expiresAt
+	if p.cfg.Check != nil {
+		r.goodUntil = min(r.goodUntil, now+int64(p.cfg.CheckEvery))
+	}
 }
 
 // emit sends an event of this pool, with no lock held.
 func (p *Pool[T]) emit(ctx context.Context, e core.Event) {
 	e.Component = p.cfg.Name
 	core.Emit(ctx, p.cfg.Observer, e)
-}
-
-// Lease is one loan of a resource. It is a small value: copy it freely, all
-// copies are the same loan. The zero Lease lends nothing. Release and Destroy
-// are safe for concurrent use.
-type Lease[T any] struct {
-	r    *resource[T]
-	turn uint64
-}
-
-// Value is the resource. It must not be used once the lease has ended.
-func (l Lease[T]) Value() T {
-	if l.r == nil {
-		var none T
-		return none
-	}
-	return l.r.value
-}
-
-// Release gives the resource back, fit for the next. Only the first Release or
-// Destroy of a loan counts; any later does nothing, even if the resource has
-// been lent to somebody else by then.
-func (l Lease[T]) Release() {
-	if l.r != nil {
-		l.r.pool.giveBack(l, keep)
-	}
-}
-
-// Destroy gives the resource back as broken: it is closed in the background,
-// and replaced if that is needed.
-func (l Lease[T]) Destroy() {
-	if l.r != nil {
-		l.r.pool.giveBack(l, broken)
-	}
 }

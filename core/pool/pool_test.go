@@ -319,7 +319,7 @@ func TestStatsAndReport(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		l.Release()
 		s := p.Stats()
-		require.Equal(t, 3*time.Second, s.UseTime)
+		require.Equal(t, 3*time.Second, s.Use.Sum)
 
 		r := p.Inspect()
 		require.Equal(t, "pool", r.Kind)

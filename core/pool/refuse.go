@@ -15,7 +15,8 @@ var (
 	// free.
 	ErrAcquireTimeout = errors.New("pool: no resource in time")
 
-	// ErrOverloaded: MaxWaiters wait already.
+	// ErrOverloaded: MaxWaiters wait already, or too many for the caller's
+	// deadline.
 	ErrOverloaded = errors.New("pool: too many waiters")
 
 	// ErrUnavailable: there is no resource, and none can be dialled.
@@ -33,6 +34,7 @@ const (
 	refusedTimedOut
 	refusedCancelled
 	refusedOverloaded
+	refusedDoomed
 	refusedUnavailable
 	refusedClosed
 	refusalKinds
@@ -42,6 +44,7 @@ var refusalReasons = [refusalKinds]core.Reason{
 	refusedTimedOut:    core.WaitTimeout,
 	refusedCancelled:   core.WaitTimeout,
 	refusedOverloaded:  core.Overloaded,
+	refusedDoomed:      core.Overloaded,
 	refusedUnavailable: core.Unavailable,
 	refusedClosed:      core.Closed,
 }
@@ -50,6 +53,7 @@ var refusalErrors = [refusalKinds]error{
 	refusedTimedOut:    ErrAcquireTimeout,
 	refusedCancelled:   ErrAcquireTimeout,
 	refusedOverloaded:  ErrOverloaded,
+	refusedDoomed:      ErrOverloaded,
 	refusedUnavailable: ErrUnavailable,
 	refusedClosed:      ErrClosed,
 }
@@ -82,7 +86,7 @@ func (p *Pool[T]) refuseLocked(kind refusalKind) refusal {
 	return refusal{
 		refusalState: refusalState{
 			kind:     kind,
-			total:    p.totalLocked(),
+			total:    len(p.live),
 			used:     p.used,
 			idle:     len(p.idle),
 			waiting:  p.waiters.n,
@@ -91,6 +95,14 @@ func (p *Pool[T]) refuseLocked(kind refusalKind) refusal {
 		},
 		lastErr: p.lastErr,
 	}
+}
+
+// refuse is refuseLocked and tell for a caller that did not wait.
+func (p *Pool[T]) refuse(ctx context.Context, kind refusalKind) error {
+	p.mu.Lock()
+	no := p.refuseLocked(kind)
+	p.mu.Unlock()
+	return p.tell(ctx, no, 0)
 }
 
 // tell makes the error of a refused Acquire, and tells the observer.
@@ -114,6 +126,8 @@ func (p *Pool[T]) rejection(ctx context.Context, no refusal) *core.Rejection {
 		Detail: fmt.Sprintf("total %d, used %d, idle %d, waiting %d", no.total, no.used, no.idle, no.waiting),
 	}
 	switch no.kind {
+	case refusedDoomed:
+		r.Detail += ": the deadline comes before the turn"
 	case refusedCancelled:
 		r.Cause = ctx.Err()
 		return r

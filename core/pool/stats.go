@@ -8,11 +8,14 @@ import (
 
 // Stats is a pool at one moment. All of it was true at the same time.
 type Stats struct {
+	Max     int // as in the Config, or as Resize has set it
+	MinIdle int
+
 	// Total is the resources there are: Idle, Used and Checking.
 	Total    int
 	Idle     int // ready to be lent
 	Used     int // lent
-	Checking int // idle, and being checked
+	Checking int // idle, and to be checked before they are lent
 	Dialing  int // being dialled
 	Closing  int // being closed
 	Waiting  int // callers that wait
@@ -21,12 +24,16 @@ type Stats struct {
 	Waited      uint64 // loans that had to be waited for
 	TimedOut    uint64 // refused: AcquireTimeout was over
 	Cancelled   uint64 // refused: the caller's ctx was over
-	Overloaded  uint64 // refused with ErrOverloaded
+	Overloaded  uint64 // refused with ErrOverloaded: MaxWaiters waited
+	Doomed      uint64 // refused with ErrOverloaded: the deadline came before the turn
 	Unavailable uint64 // refused with ErrUnavailable
 	Closed      uint64 // refused with ErrClosed
 
-	WaitTime time.Duration // how long loans were waited for, in sum
-	UseTime  time.Duration // how long ended loans lasted, in sum
+	Wait   Histogram // how long each of Waited was waited for; the other loans were not
+	Use    Histogram // how long ended loans lasted
+	Create Histogram // how long each of Created took
+
+	Held uint64 // loans that lasted longer than LeakAfter, those that ended included
 
 	Created      uint64 // successful dials
 	DialFailures uint64
@@ -36,16 +43,19 @@ type Stats struct {
 	DestroyedIdle      uint64 // idle for MaxIdleTime
 	DestroyedBroken    uint64 // Lease.Destroy
 	DestroyedUnhealthy uint64 // Check or Valid said no
+	DestroyedReset     uint64 // Reset
+	DestroyedResize    uint64 // more than Max after Resize
 	DestroyedClosed    uint64 // the pool was closed
 }
 
 // counters only grow. They are guarded by the pool's mu.
 type counters struct {
-	acquired, waited      uint64
-	waitTime, useTime     time.Duration
-	created, dialFailures uint64
-	refused               [refusalKinds]uint64
-	destroyed             [destroyReasons]uint64
+	acquired, waited  uint64
+	wait, use, create Histogram
+	dialFailures      uint64
+	held              uint64
+	refused           [refusalKinds]uint64
+	destroyed         [destroyReasons]uint64
 }
 
 // Stats reads the pool. It takes constant time.
@@ -57,10 +67,12 @@ func (p *Pool[T]) Stats() Stats {
 
 func (p *Pool[T]) statsLocked() Stats {
 	return Stats{
-		Total:    p.totalLocked(),
+		Max:      p.max,
+		MinIdle:  p.minIdle,
+		Total:    len(p.live),
 		Idle:     len(p.idle),
 		Used:     p.used,
-		Checking: p.checking,
+		Checking: p.checking + len(p.due),
 		Dialing:  p.dialing,
 		Closing:  p.closing,
 		Waiting:  p.waiters.n,
@@ -70,31 +82,34 @@ func (p *Pool[T]) statsLocked() Stats {
 		TimedOut:    p.n.refused[refusedTimedOut],
 		Cancelled:   p.n.refused[refusedCancelled],
 		Overloaded:  p.n.refused[refusedOverloaded],
+		Doomed:      p.n.refused[refusedDoomed],
 		Unavailable: p.n.refused[refusedUnavailable],
 		Closed:      p.n.refused[refusedClosed],
 
-		WaitTime: p.n.waitTime,
-		UseTime:  p.n.useTime,
+		Wait:   p.n.wait,
+		Use:    p.n.use,
+		Create: p.n.create,
 
-		Created:      p.n.created,
+		Held: p.n.held,
+
+		Created:      p.n.create.Count(),
 		DialFailures: p.n.dialFailures,
 
 		DestroyedLifetime:  p.n.destroyed[lifetime],
 		DestroyedIdle:      p.n.destroyed[unused],
 		DestroyedBroken:    p.n.destroyed[broken],
 		DestroyedUnhealthy: p.n.destroyed[unhealthy],
+		DestroyedReset:     p.n.destroyed[outdated],
+		DestroyedResize:    p.n.destroyed[surplus],
 		DestroyedClosed:    p.n.destroyed[shutDown],
 	}
 }
-
-// totalLocked is how many resources are alive.
-func (p *Pool[T]) totalLocked() int { return len(p.idle) + p.used + p.checking }
 
 // Inspect reports the pool. Its state is "open", "unavailable" while Acquire
 // refuses with ErrUnavailable, or "closed".
 func (p *Pool[T]) Inspect() core.Report {
 	p.mu.Lock()
-	s := p.statsLocked()
+	s, maxWaiters := p.statsLocked(), p.maxWaiters
 	state, since := "open", p.since
 	switch {
 	case p.closed:
@@ -113,31 +128,38 @@ func (p *Pool[T]) Inspect() core.Report {
 		Name:     p.cfg.Name,
 		State:    state,
 		Since:    p.clock.Time(since),
-		Settings: p.cfg.settings(),
+		Settings: p.cfg.settings(s.MinIdle, s.Max, maxWaiters),
 		Values: []core.Value{
 			core.Amount(resources, "{resource}", int64(s.Idle)).With("state", "idle"),
 			core.Amount(resources, "{resource}", int64(s.Used)).With("state", "used"),
 			core.Amount(resources, "{resource}", int64(s.Checking)).With("state", "checking"),
 			core.Amount(resources, "{resource}", int64(s.Dialing)).With("state", "dialing"),
 			core.Amount(resources, "{resource}", int64(s.Closing)).With("state", "closing"),
-			core.Amount("surgewall.pool.resources.max", "{resource}", int64(p.cfg.Max)),
-			core.Amount("surgewall.pool.resources.idle.min", "{resource}", int64(p.cfg.idleFloor())),
+			core.Amount("surgewall.pool.resources.max", "{resource}", int64(s.Max)),
+			core.Amount("surgewall.pool.resources.idle.min", "{resource}", int64(s.MinIdle)),
 			core.Amount("surgewall.pool.waiters", "{call}", int64(s.Waiting)),
 			core.Count("surgewall.pool.acquisitions", "{call}", s.Acquired),
 			core.Count("surgewall.pool.acquisitions.waited", "{call}", s.Waited),
 			core.Count(refused, "{call}", s.TimedOut).With("error.type", "timeout"),
 			core.Count(refused, "{call}", s.Cancelled).With("error.type", "canceled"),
 			core.Count(refused, "{call}", s.Overloaded).With("error.type", core.Overloaded.String()),
+			core.Count(refused, "{call}", s.Doomed).With("error.type", "deadline"),
 			core.Count(refused, "{call}", s.Unavailable).With("error.type", core.Unavailable.String()),
 			core.Count(refused, "{call}", s.Closed).With("error.type", core.Closed.String()),
-			seconds("surgewall.pool.wait_time", s.WaitTime),
-			seconds("surgewall.pool.use_time", s.UseTime),
+			seconds("surgewall.pool.wait_time", s.Wait.Sum),
+			seconds("surgewall.pool.use_time", s.Use.Sum),
+			s.Wait.report("surgewall.pool.wait.duration"),
+			s.Use.report("surgewall.pool.use.duration"),
+			s.Create.report("surgewall.pool.create.duration"),
+			core.Count("surgewall.pool.resources.held", "{resource}", s.Held),
 			core.Count("surgewall.pool.resources.created", "{resource}", s.Created),
 			core.Count("surgewall.pool.dials.failed", "{dial}", s.DialFailures),
 			core.Count(destroyed, "{resource}", s.DestroyedLifetime).With("reason", destroyNames[lifetime]),
 			core.Count(destroyed, "{resource}", s.DestroyedIdle).With("reason", destroyNames[unused]),
 			core.Count(destroyed, "{resource}", s.DestroyedBroken).With("reason", destroyNames[broken]),
 			core.Count(destroyed, "{resource}", s.DestroyedUnhealthy).With("reason", destroyNames[unhealthy]),
+			core.Count(destroyed, "{resource}", s.DestroyedReset).With("reason", destroyNames[outdated]),
+			core.Count(destroyed, "{resource}", s.DestroyedResize).With("reason", destroyNames[surplus]),
 			core.Count(destroyed, "{resource}", s.DestroyedClosed).With("reason", destroyNames[shutDown]),
 		},
 	}

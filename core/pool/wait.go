@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"math"
 	"time"
 )
 
@@ -27,14 +28,25 @@ type waitList[T any] struct {
 	n           int
 }
 
+// add puts w behind all that called Acquire before it did: so the first is also
+// the first whose time is up. Who comes last called last, but for those who race
+// for mu, and those whose hook wants another resource.
 func (q *waitList[T]) add(w *waiter[T]) {
-	w.prev, w.next, w.queued = q.last, nil, true
-	if q.last == nil {
-		q.first = w
-	} else {
-		q.last.next = w
+	before := q.last
+	for before != nil && before.start > w.start {
+		before = before.prev
 	}
-	q.last = w
+	w.prev, w.queued = before, true
+	if before == nil {
+		w.next, q.first = q.first, w
+	} else {
+		w.next, before.next = before.next, w
+	}
+	if w.next == nil {
+		q.last = w
+	} else {
+		w.next.prev = w
+	}
 	q.n++
 }
 
@@ -53,9 +65,37 @@ func (q *waitList[T]) remove(w *waiter[T]) {
 	q.n--
 }
 
+// patience is how long a caller can wait.
+type patience struct {
+	done     <-chan struct{} // its ctx.Done()
+	deadline int64           // when its ctx will end at the latest
+}
+
+func (p *Pool[T]) patienceOf(ctx context.Context) patience {
+	is := patience{ctx.Done(), math.MaxInt64}
+	if is.done != nil && !p.cfg.IgnoreDeadlines {
+		if deadline, ok := ctx.Deadline(); ok {
+			is.deadline = p.clock.At(deadline)
+		}
+	}
+	return is
+}
+
+// doomedLocked is the verdict on a caller whose turn will come too late: those
+// ahead of it, each with the whole pool to choose from, would keep all of it
+// busy beyond its deadline. That is less than it will have to wait, as far as
+// loans last as long as they did: nobody is refused who has nobody ahead.
+func (p *Pool[T]) doomedLocked(is patience, start int64) bool {
+	if is.deadline == math.MaxInt64 {
+		return false
+	}
+	rounds := float64(p.waiters.n) / float64(p.max)
+	return rounds*float64(p.meanUse) > float64(is.deadline-start)
+}
+
 // queue is Acquire when nothing is idle. It is called with mu held and returns
-// without. done is ctx's.
-func (p *Pool[T]) queue(ctx context.Context, done <-chan struct{}, start int64) (Lease[T], error) {
+// without.
+func (p *Pool[T]) queue(ctx context.Context, is patience, start int64) (Lease[T], error) {
 	var no refusal
 	switch {
 	case p.closed:
@@ -66,10 +106,12 @@ func (p *Pool[T]) queue(ctx context.Context, done <-chan struct{}, start int64) 
 		no = p.refuseLocked(refusedUnavailable)
 		p.asked = true
 		p.dialLocked()
-	case p.cfg.MaxWaiters > 0 && p.waiters.n >= p.cfg.MaxWaiters:
+	case p.maxWaiters > 0 && p.waiters.n >= p.maxWaiters:
 		no = p.refuseLocked(refusedOverloaded)
+	case p.doomedLocked(is, start):
+		no = p.refuseLocked(refusedDoomed)
 	default:
-		w := p.waitLocked(done, start)
+		w := p.waitLocked(is.done, start)
 		p.mu.Unlock()
 		return p.await(ctx, w)
 	}
@@ -86,9 +128,8 @@ func (p *Pool[T]) waitLocked(done <-chan struct{}, start int64) *waiter[T] {
 	w.start, w.done = start, done
 	w.deadline = after(start, p.cfg.AcquireTimeout)
 	p.waiters.add(w)
-	if !p.armed && p.cfg.AcquireTimeout > 0 {
-		p.armed = true
-		p.expiry.Reset(p.cfg.AcquireTimeout)
+	if w.deadline < p.armedFor {
+		p.armLocked(w.deadline, p.clock.Now())
 	}
 	p.dialLocked()
 	return w
@@ -144,20 +185,25 @@ func (p *Pool[T]) nextWaiterLocked(now int64) *waiter[T] {
 }
 
 // expireWaiters refuses those who have waited for AcquireTimeout. Since that is
-// the same for all, the first to come is the first to go, and one timer serves
-// the whole queue.
+// the same for all, the first in the queue is the first to go, and one timer
+// serves all.
 func (p *Pool[T]) expireWaiters() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.armed = false
+	p.armedFor = math.MaxInt64
 	now := p.clock.Now()
 	for w := p.waiters.first; w != nil && now >= w.deadline; w = p.waiters.first {
 		p.refuseWaiterLocked(w, refusedTimedOut)
 	}
 	if w := p.waiters.first; w != nil {
-		p.armed = true
-		p.expiry.Reset(time.Duration(w.deadline - now))
+		p.armLocked(w.deadline, now)
 	}
+}
+
+// armLocked makes expiry fire at the deadline.
+func (p *Pool[T]) armLocked(deadline, now int64) {
+	p.armedFor = deadline
+	p.expiry.Reset(time.Duration(deadline - now))
 }
 
 // refuseWaiterLocked takes w out of the queue, refused.
@@ -172,4 +218,8 @@ func (p *Pool[T]) refuseAllLocked(why refusalKind) {
 	for p.waiters.first != nil {
 		p.refuseWaiterLocked(p.waiters.first, why)
 	}
+	for _, w := range p.warmers {
+		w.ready <- p.refuseLocked(why)
+	}
+	p.warmers = nil
 }

@@ -57,7 +57,7 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 		require.EqualValues(t, 1, m.dials.Load())
 		s := p.Stats()
 		require.EqualValues(t, 3, s.Waited)
-		require.Equal(t, 4*time.Second, s.WaitTime)
+		require.Equal(t, 4*time.Second, s.Wait.Sum)
 	})
 }
 

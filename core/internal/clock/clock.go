@@ -18,3 +18,6 @@ func (c Clock) Now() int64 { return int64(time.Since(c.epoch)) }
 
 // Time is the instant n nanoseconds after the epoch.
 func (c Clock) Time(n int64) time.Time { return c.epoch.Add(time.Duration(n)) }
+
+// At is t in nanoseconds since the epoch: the inverse of Time.
+func (c Clock) At(t time.Time) int64 { return int64(t.Sub(c.epoch)) }
