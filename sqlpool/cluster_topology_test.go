@@ -21,7 +21,9 @@ func newTold(nodes int) *told {
 	return &told{newTopology(nodes, 10*time.Second, false), time.Unix(1000, 0)}
 }
 
-func (t *told) primary(i int, timeline uint32, at lsn) { t.tell(i, sighting{timeline: timeline, lsn: at}) }
+func (t *told) primary(i int, timeline uint32, at lsn) {
+	t.tell(i, sighting{timeline: timeline, lsn: at})
+}
 
 func (t *told) replica(i int, timeline uint32, at lsn) {
 	t.tell(i, sighting{replica: true, timeline: timeline, lsn: at})
