@@ -19,7 +19,8 @@ const (
 	// KindStateChanged: a breaker changed its state. From, To, Seq; Why is the
 	// condition, Duration how long From lasted; N is the number of calls that
 	// tripped it, Reason is CircuitOpen when To refuses calls, ErrorType the
-	// class of the error that tripped it.
+	// class of the error that tripped it. Or a node of a cluster changed its role:
+	// Backend is the node.
 	KindStateChanged
 
 	// KindBackendChanged: a backend of a balancer changed its state. Backend,

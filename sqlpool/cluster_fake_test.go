@@ -27,10 +27,10 @@ type fakeServer struct {
 	replica  bool
 	timeline uint32
 	lsn      lsn
-	down     bool // refuses dials
-	full     bool // answers dials with 53300
-	silent   bool // answers nothing
-	delay    time.Duration
+	down     bool              // refuses dials
+	full     bool              // answers dials with 53300
+	silent   bool              // answers nothing
+	delay    time.Duration     // of the answer to a probe
 	conns    map[net.Conn]bool // true: it may only read
 	probes   int
 	dials    int
@@ -131,7 +131,7 @@ func (s *fakeServer) answer(b *pgproto3.Backend, sql string, standby *bool) bool
 		_, _ = b.Receive() // until the other end gives up
 		return false
 	}
-	if delay > 0 {
+	if delay > 0 && sql == probeSQL {
 		time.Sleep(delay) // in the bubble's time
 	}
 	row := func(values ...string) {

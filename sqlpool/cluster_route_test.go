@@ -2,7 +2,10 @@ package sqlpool
 
 import (
 	"context"
+	"net"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,7 +57,7 @@ func TestFirstWriteWaitsForAllNodes(t *testing.T) {
 		defer closeFake(t, c)
 		began := time.Now()
 		require.Equal(t, "b", mustAsk(t, c.Write()))
-		require.Equal(t, 1300*time.Millisecond, time.Since(began), "until the probe of c has timed out, and b's delay")
+		require.Equal(t, time.Second, time.Since(began), "until the probe of c has timed out")
 		require.Equal(t, RoleUnreachable, c.Stats().Nodes[2].Role)
 	})
 }
@@ -469,6 +472,7 @@ func TestClusterEventsAndObserversThatDoNotReturn(t *testing.T) {
 	for name, react := range map[string]func(release chan struct{}){
 		"returns": func(chan struct{}) {},
 		"panics":  func(chan struct{}) { panic("observer") },
+		"exits":   func(chan struct{}) { runtime.Goexit() },
 		"blocks":  func(release chan struct{}) { <-release },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -544,5 +548,75 @@ func TestTransactionStaysOnItsNode(t *testing.T) {
 			}
 			return nil
 		}))
+	})
+}
+
+// A dial function that panics or exits its goroutine makes a probe fail, and the
+// next ones come.
+func TestProbeSurvivesADialThatDoesNotReturn(t *testing.T) {
+	for name, react := range map[string]func(){"panics": func() { panic("dial") }, "exits": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := fakeServers(2)
+				cfg := fakeConfig(t, ClusterConfig{}, all...)
+				dial := cfg.Pool.ConnConfig.DialFunc
+				var sick atomic.Bool
+				sick.Store(true)
+				cfg.Pool.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if sick.Load() && addr == "b:5432" {
+						react()
+					}
+					return dial(ctx, network, addr)
+				}
+				c, err := OpenCluster(context.Background(), cfg)
+				require.NoError(t, err)
+				defer closeFake(t, c)
+				require.Equal(t, "a", mustAsk(t, c.Write()))
+				require.Equal(t, "a", mustAsk(t, c.Read(Any())))
+				require.ErrorIs(t, c.Stats().Nodes[1].Err, core.ErrNoReturn)
+				sick.Store(false)
+				time.Sleep(2 * time.Second)
+				require.Equal(t, "b", mustAsk(t, c.Read(Any())))
+			})
+		})
+	}
+}
+
+// A node that cannot be reached is not probed all the time, however many ask.
+func TestDeadNodeIsProbedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		all[0].down = true
+		c := fakeCluster(t, ClusterConfig{Pool: Config{MinIdle: Off, UnavailableAfter: Off}}, all...)
+		defer closeFake(t, c)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range 200 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					_, err := ask(ctx, c.Write())
+					require.ErrorIs(t, err, ErrNoPrimary)
+				}
+			})
+		}
+		wg.Wait()
+		require.LessOrEqual(t, all[0].count(func(s *fakeServer) int { return s.dials }), int(5*time.Second/deadEvery)+1)
+		require.LessOrEqual(t, all[1].count(func(s *fakeServer) int { return s.probes }), int(5*time.Second/kickedEvery)+1)
+	})
+}
+
+// A flood of refusals makes one error.
+func TestRefusalsAreShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		all[0].down = true
+		all[1].down = true
+		c := fakeCluster(t, ClusterConfig{NoFallback: true, ProbeInterval: time.Hour, MaxLag: Off}, all...)
+		defer closeFake(t, c)
+		_, first := ask(context.Background(), c.Read(Any()))
+		_, second := ask(context.Background(), c.Read(Any()))
+		require.ErrorIs(t, first, ErrNoReplica)
+		require.Same(t, first, second)
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core/pool"
@@ -85,6 +86,13 @@ func TestClusterSendsWritesToThePrimaryAndReadsToReplicas(t *testing.T) {
 		require.Equal(t, n+1, count)
 	}
 	require.NoError(t, c.Read(WithinLag(5*time.Second)).Ping(t.Context()))
+	var on string
+	require.NoError(t, c.DB().QueryRowContext(t.Context(), "select current_setting('port')").Scan(&on))
+	require.Equal(t, portOf(primary), on)
+	require.NoError(t, c.Write().InTx(t.Context(), pgx.TxOptions{}, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "insert into item values (-1)")
+		return err
+	}))
 	s := c.Stats()
 	require.Equal(t, primary.Addr(), s.Primary)
 }
@@ -381,4 +389,90 @@ func TestClusterCloseEndsAllConnections(t *testing.T) {
 	require.ErrorIs(t, err, pool.ErrClosed)
 	require.Equal(t, "closed", c.Inspect().State)
 	require.NoError(t, c.Close(ctx), "again")
+}
+
+// When the last record fills its page, the primary's position is beyond the header
+// of the next one, where a replica that has everything has not got to: on an idle
+// primary, it would look stale for as long as nothing is written.
+func TestTokenAtThePageBoundaryIsReached(t *testing.T) {
+	ctx := t.Context()
+	primary, replicas := pgtest.Replicas(t, 1)
+	p := open(t, Config{DSN: primary.DSN(), MinIdle: Off, Max: 1})
+	r := open(t, Config{DSN: replicas[0].DSN(), MinIdle: Off, Max: 1})
+	c := openCluster(t, quick(t, primary, replicas[0]))
+	offset := func() (at int64) {
+		require.NoError(t, p.QueryRow(ctx, "select (pg_current_wal_insert_lsn() - '0/0') % 8192").Scan(&at))
+		return at
+	}
+	emit := func(n int64) {
+		_, err := p.Exec(ctx, "select pg_logical_emit_message(false, 'x', repeat('x', $1))", n)
+		require.NoError(t, err)
+	}
+	const payload = 256
+	for try := 0; ; try++ {
+		require.Less(t, try, 500, "no record ended with its page")
+		before := offset()
+		emit(payload)
+		size := offset() - before // of a record with that payload
+		left := 8192 - offset()
+		if size < payload || left <= size {
+			continue // it went over the end of a page, or the next would
+		}
+		emit(left - size + payload)
+		if offset() == 24 {
+			break
+		}
+	}
+	token, err := c.Token(ctx)
+	require.NoError(t, err)
+	require.Zero(t, token.lsn%8192)
+	eventually(t, func() bool {
+		var at string
+		require.NoError(t, r.QueryRow(ctx, "select pg_last_wal_replay_lsn()::text").Scan(&at))
+		l, err := parseLSN(at)
+		return err == nil && l >= token.lsn
+	})
+	eventually(t, func() bool { return port(t, c.Read(After(token))) == portOf(replicas[0]) })
+}
+
+// The probe needs no rights, and with few it sees a promotion at once.
+func TestProbeAsAnOrdinaryRole(t *testing.T) {
+	ctx := t.Context()
+	primary, replicas := pgtest.Replicas(t, 1)
+	exec(t, primary, "create role low login password 'low'")
+	exec(t, primary, "create role high login password 'high' in role pg_read_all_stats")
+	for _, role := range []string{"low", "high"} {
+		cfg := quick(t, primary, replicas[0])
+		u, err := url.Parse(cfg.DSN)
+		require.NoError(t, err)
+		u.User = url.UserPassword(role, role)
+		cfg.DSN = u.String()
+		c := openCluster(t, cfg)
+		require.NoError(t, c.Write().Ping(ctx))
+		eventually(t, func() bool { return c.Inspect().State == "healthy" })
+		require.EqualValues(t, 1, c.Stats().Nodes[1].Position.timeline)
+	}
+}
+
+// A server that falls silent holds up neither reads nor Close, and leaves nothing.
+func TestSilentReplicaIsLeft(t *testing.T) {
+	ctx := t.Context()
+	primary, replicas := pgtest.Replicas(t, 2)
+	cfg := quick(t, primary, replicas[0], replicas[1])
+	cfg.ProbeTimeout = 200 * time.Millisecond
+	c := openCluster(t, cfg)
+	require.NoError(t, c.Write().Ping(ctx))
+	eventually(t, func() bool { return c.Inspect().State == "healthy" })
+	p := open(t, Config{DSN: replicas[0].DSN(), MinIdle: Off, Max: 1})
+	rows, err := p.Query(ctx, "select pid from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()")
+	require.NoError(t, err)
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	require.NoError(t, err)
+	require.NoError(t, replicas[0].Pause(append(pids, replicas[0].PID())...))
+	eventually(t, func() bool { return c.Stats().Nodes[1].Role == RoleUnreachable })
+	for range 20 {
+		require.Equal(t, portOf(replicas[1]), port(t, c.Read(Any())))
+	}
+	require.NoError(t, replicas[0].Resume())
+	eventually(t, func() bool { return c.Stats().Nodes[1].Reads })
 }

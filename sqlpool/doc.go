@@ -23,6 +23,10 @@
 // is a cloud's token. A pooler such as PgBouncer in between is found, or declared:
 // see Pooled.
 //
+// Cluster is a primary and its replicas: statements go to the one or to the others
+// as the caller says, reads as fresh as the caller wants them, and a promotion is
+// followed.
+//
 // A statement is sent once. Only if pgx is certain that nothing of it was sent,
 // since the connection was dead, does it go to another; and Pool.InTx runs a
 // whole transaction again when Postgres has rolled it back for another's sake.
