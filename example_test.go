@@ -1,6 +1,7 @@
 package surgewall_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core/circuit"
 	"github.com/surgewall/surgewall/core/limit"
+	"github.com/surgewall/surgewall/core/pool"
 	"github.com/surgewall/surgewall/httpmw"
+	"github.com/surgewall/surgewall/sqlpool"
 	"github.com/surgewall/surgewall/transport"
 )
 
@@ -86,6 +90,31 @@ func Example_perClient() {
 	// 429 "client";q=2;w=12
 }
 
+// It needs a server, so it is compiled and not run.
+func Example_database() {
+	ctx, id := context.Background(), 7
+	// readme: begin
+	db, err := sqlpool.Open(ctx, sqlpool.Config{
+		DSN:            os.Getenv("DATABASE_URL"), // pgxpool's pool_max_conns and the like may be in it
+		MinIdle:        2,
+		Max:            20,
+		AcquireTimeout: 500 * time.Millisecond, // apart from the query's own context
+	})
+	check(err)
+	defer db.Close(ctx)
+	err = db.InTx(ctx, pgx.TxOptions{IsoLevel: pgx.Serializable}, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "update item set stock = stock - 1 where id = $1 and stock > 0", id)
+		return err // a conflict with another transaction runs the function again, within a budget
+	})
+	if errors.Is(err, pool.ErrUnavailable) {
+		// the database cannot be reached; the last dial's error is in err, too
+	}
+	// readme: end
+	if errors.Is(err, sqlpool.ErrCommitUnknown) {
+		fmt.Println("look before you sell it again")
+	}
+}
+
 func check(err error) {
 	if err != nil {
 		panic(err)
@@ -141,7 +170,7 @@ func TestReadme(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	blocks := strings.Split(string(source), "\t// readme: begin\n")[1:]
-	require.Len(t, blocks, 3)
+	require.Len(t, blocks, 4)
 	for _, code := range blocks {
 		code, _, found := strings.Cut(code, "\t// readme: end\n")
 		require.True(t, found)

@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -335,48 +333,6 @@ func TestTerminatedBackendsCostNoRequest(t *testing.T) {
 	}
 }
 
-func TestRestartOfTheServerCostsNoRequestBegunAfterIt(t *testing.T) {
-	server := pgtest.Cluster(t)
-	p := open(t, Config{DSN: server.DSN(), MinIdle: 10, Max: 10})
-	warm(t, p, 10)
-	require.NoError(t, server.Restart(t.Context()))
-	errs := make(chan error, 50)
-	var wg sync.WaitGroup
-	for range 50 {
-		wg.Go(func() { _, err := p.Exec(t.Context(), "select 1"); errs <- err })
-	}
-	wg.Wait()
-	close(errs)
-	for err := range errs {
-		require.NoError(t, err)
-	}
-}
-
-// A backend that is silent costs its slot for the grace, not for as long as pgx
-// waits for it.
-func TestSilentBackendGivesItsSlotBack(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("cannot stop a process")
-	}
-	server := pgtest.Cluster(t)
-	p := open(t, Config{DSN: server.DSN(), Max: 1, RequireServer: true})
-	c, err := p.Acquire(t.Context())
-	require.NoError(t, err)
-	silent := c.Conn().PgConn()
-	require.NoError(t, server.Pause(int(silent.PID())))
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // real time: a real server
-	defer cancel()
-	_, err = c.Exec(ctx, "select 1")
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	start := time.Now()
-	c.Release()
-	_, err = p.Exec(t.Context(), "select 1")
-	require.NoError(t, err)
-	<-silent.CleanupDone()
-	require.Less(t, time.Since(start), 10*time.Second) // real time: pgx alone waits for 15 s
-	require.NoError(t, server.Resume())
-}
-
 // While the server is down, callers are told so; when it is back, the pool finds
 // it by itself, with the password that it was given.
 func TestOutageIsToldAndOutlived(t *testing.T) {
@@ -438,28 +394,6 @@ func TestClose(t *testing.T) {
 	require.NoError(t, p.Close(t.Context()))
 	require.NoError(t, p.Close(t.Context()))
 	require.Equal(t, "closed", p.Inspect().State)
-}
-
-func TestPoolsLeaveNoGoroutineAndNoDescriptor(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("counts descriptors in /proc")
-	}
-	dsn := pgtest.DSN(t)
-	descriptors := func() int {
-		fds, err := os.ReadDir("/proc/self/fd")
-		require.NoError(t, err)
-		return len(fds)
-	}
-	before := descriptors()
-	for range 20 {
-		p, err := Open(t.Context(), Config{DSN: dsn, MinIdle: 2, RequireServer: true})
-		require.NoError(t, err)
-		_, err = p.Exec(t.Context(), "select 1")
-		require.NoError(t, err)
-		require.NoError(t, p.DB().PingContext(t.Context()))
-		require.NoError(t, p.Close(t.Context()))
-	}
-	eventually(t, func() bool { return descriptors() <= before })
 }
 
 func TestReportUsesOpenTelemetrysNames(t *testing.T) {
