@@ -14,8 +14,16 @@ func TestHistogramBuckets(t *testing.T) {
 		d time.Duration
 		i int
 	}{
-		{-1, 0}, {0, 0}, {1023, 0}, {1024, 1}, {2047, 1}, {2048, 2}, {time.Millisecond, 10},
-		{1<<34 - 1, 24}, {1 << 34, 25}, {math.MaxInt64, 25},
+		{-1, 0},
+		{0, 0},
+		{1023, 0},
+		{1024, 1},
+		{2047, 1},
+		{2048, 2},
+		{time.Millisecond, 10},
+		{1<<34 - 1, 24},
+		{1 << 34, 25},
+		{math.MaxInt64, 25},
 	} {
 		var h Histogram
 		h.add(c.d)
