@@ -39,6 +39,11 @@ import (
 // a replica's timeline is seen at once, only with pg_read_all_stats or pg_monitor.
 // Without, a replica shows that it follows a new primary at its next restartpoint,
 // and until then does not count as up to date.
+//
+// That nothing older than what was asked for is read, and no write sent to a
+// standby, rests on connections that end when their server does, and on what
+// PostgreSQL tells of itself since version 14. A pooler in between, which hides a
+// restart, weakens it to what the last probe saw.
 type Cluster struct {
 	cfg      ClusterConfig // complete; immutable
 	nodes    []*node

@@ -23,6 +23,10 @@ var (
 	ErrNoReplica = errors.New("sqlpool: no replica can serve the read")
 )
 
+// errNoTimeline: the token is of a promotion that no node has heard of, in more
+// time than it takes to ask them all. It is made up, or of another cluster.
+var errNoTimeline = errors.New("sqlpool: no node is on the timeline of the token")
+
 // router sends the sessions of a Pool to the nodes of a Cluster.
 type router struct {
 	c     *Cluster
@@ -90,6 +94,9 @@ func (j *journey) try(v *view) (done bool, err error) {
 	switch why {
 	case boarded, turnedDown:
 		return true, err
+	}
+	if j.by.kind == afterToken && v.timeline() < j.by.token.timeline && time.Since(j.started) >= 2*j.c.cfg.ProbeInterval {
+		return true, j.refuse(j.none(), core.NoBackend, errNoTimeline)
 	}
 	if j.c.cfg.RefuseWithoutPrimary && v.complete() && j.c.view.Load().primary == v.primary {
 		return true, j.refuse(j.none(), core.NoBackend, cmp.Or(j.last, err))
@@ -226,6 +233,14 @@ func (j *journey) refuse(sentinel error, reason core.Reason, cause error) error 
 	r := &core.Rejection{Guard: c.cfg.Name, Reason: reason, Err: sentinel, Cause: cause, Detail: v.String()}
 	v.said.Store(r)
 	return r
+}
+
+// timeline is the latest that a node was seen on.
+func (v *view) timeline() (latest uint32) {
+	for i := range v.nodes {
+		latest = max(latest, v.nodes[i].timeline)
+	}
+	return latest
 }
 
 // String is the view in few words, for the Detail of a refusal.

@@ -246,11 +246,19 @@ func TestTokenOfALaterTimeline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := fakeServers(2)
 		all[1].lsn = 9000
-		c := fakeCluster(t, ClusterConfig{Pool: Config{AcquireTimeout: time.Second}}, all...)
+		c := fakeCluster(t, ClusterConfig{}, all...)
 		defer closeFake(t, c)
 		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 5000}))))
+		began := time.Now()
 		_, err := ask(context.Background(), c.Read(After(Token{2, 500})))
 		require.ErrorIs(t, err, ErrNoReplica, "nor by the primary before")
+		require.InDelta(t, 2*time.Second, time.Since(began), float64(time.Second), "made up, by all accounts")
+
+		// Another process has seen the promotion first.
+		time.AfterFunc(300*time.Millisecond, func() {
+			all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 })
+		})
+		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{2, 500}))))
 	})
 }
 

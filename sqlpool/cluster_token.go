@@ -14,8 +14,9 @@ import (
 //
 // Its text, of String and ParseToken, is a line of letters, digits and a hyphen
 // that fits into a cookie or a header, to be read by another process. It is no
-// secret, and it is not signed: who makes one up makes his own reads wait, and
-// then go to the primary as far as ClusterConfig.Fallback allows.
+// secret, and it is not signed: who makes one up makes his reads wait, and then
+// go to the primary as far as ClusterConfig.Fallback allows, which is everybody's.
+// Where that matters, sign the cookie.
 type Token struct {
 	timeline uint32
 	lsn      lsn

@@ -148,23 +148,26 @@ func (j *journey) admit(t *trip, n *node, s *session) error {
 	if j.by.kind == anyAge {
 		return nil
 	}
-	deadline := time.NewTimer(j.c.cfg.ProbeTimeout)
-	defer deadline.Stop()
+	var deadline <-chan time.Time
 	for {
 		v := j.c.view.Load()
 		is := &v.nodes[n.index]
-		seen := is.at.After(s.madeAt)
-		if seen && !j.by.servedBy(is, v.primary == n.index, time.Now()) {
-			return errBehind
-		}
-		if seen {
+		if is.at.After(s.madeAt) {
+			if !j.by.servedBy(is, v.primary == n.index, time.Now()) {
+				return errBehind
+			}
 			return nil
+		}
+		if deadline == nil {
+			timer := time.NewTimer(j.c.cfg.ProbeTimeout)
+			defer timer.Stop()
+			deadline = timer.C
 		}
 		j.hurry()
 		n.kick()
 		select {
 		case <-v.next:
-		case <-deadline.C:
+		case <-deadline:
 			return errBehind
 		case <-t.stint.Done():
 			return errBehind
