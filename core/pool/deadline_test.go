@@ -70,6 +70,25 @@ func TestCallerWhoseTurnComesTooLateIsRefused(t *testing.T) {
 	})
 }
 
+// One loan of an hour among short ones, as a report's, does not refuse those who
+// come after it.
+func TestOneLongLoanDoomsNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		p := slow(t, nil)
+		l := acquire(t, p)
+		time.Sleep(time.Hour)
+		l.Release()
+		l = acquire(t, p)
+		waits := []<-chan outcome{ask(t.Context(), p), ask(t.Context(), p)}
+		patient := ask(within3(t), p)
+		require.Empty(t, patient, "two loans of one second are ahead")
+		l.Release()
+		for _, w := range append(waits, patient) {
+			(<-w).lease.Release()
+		}
+	})
+}
+
 // Nobody ahead: whoever comes waits, whatever the average says.
 func TestFirstInTheQueueIsNeverDoomed(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

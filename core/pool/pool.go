@@ -62,7 +62,7 @@ type Pool[T any] struct {
 	closed     bool
 
 	generation uint64 // Reset begins the next; what is of an earlier one is not lent
-	meanUse    int64  // moving average of how long loans last
+	meanUse    int64  // moving average of how long loans last; one that is long for once moves it by 3/8 at most
 
 	filling bool // idle resources are to be dialled up to minIdle
 	asked   bool // somebody was refused because dials fail: worth another
@@ -242,7 +242,7 @@ func (p *Pool[T]) giveBack(l Lease[T], why destroyReason) (ended bool) {
 func (p *Pool[T]) returnLocked(r *resource[T], why destroyReason, held, now int64) *waiter[T] {
 	p.used--
 	p.n.use.add(time.Duration(held))
-	p.meanUse += (held - p.meanUse) / 8
+	p.meanUse += (min(held, 4*p.meanUse+1024) - p.meanUse) / 8
 	if r.loan.kept {
 		r.loan = loan{}
 	}
