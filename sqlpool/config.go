@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/pool"
@@ -192,10 +193,11 @@ type Config struct {
 	// and a Cap of 250 ms.
 	TxBackoff retry.Backoff
 
-	// RetryBudget bounds the retries of InTx, and of statements that found
-	// their connection dead. What succeeds on the pool funds it. Share one
-	// among all who use the same server. Default: one of this Pool's own, of
-	// retry's defaults, named after the Pool.
+	// RetryBudget bounds the retries of InTx, and of the Pool's own statements
+	// that found their connection dead, of which database/sql tries three. What
+	// succeeds on the pool funds it. Share one among all who use the same
+	// server. Default: one of this Pool's own, of retry's defaults, named after
+	// the Pool.
 	RetryBudget *retry.Budget
 
 	// RequireServer makes Open wait for a connection, and fail without one.
@@ -280,8 +282,16 @@ func dsnProblem(err error) string {
 // password holds an @ or a / that is not escaped: the rest of the password is
 // in what every error would print. A host that begins with @ is a socket's name.
 func strayAt(dsn string, conn *pgx.ConnConfig) bool {
-	return strings.LastIndexByte(conn.Host, '@') > 0 ||
-		strings.Contains(dsn, "://") && !strings.Contains(dsn, "%40") && strings.Contains(conn.Database, "@")
+	if strings.LastIndexByte(conn.Host, '@') > 0 {
+		return true
+	}
+	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
+		return false
+	}
+	_, rest, _ := strings.Cut(dsn, "://")
+	rest, _, _ = strings.Cut(rest, "?")
+	_, path, _ := strings.Cut(rest, "/")
+	return strings.Contains(path, "@")
 }
 
 // limitProblems are the problems of the fields that core/pool checks, under the
@@ -336,6 +346,9 @@ func (c *Config) poolConfig(d *dialer, name string) pool.Config[*conn] {
 	if hook := c.OnAcquire; hook != nil {
 		cfg.OnAcquire = func(ctx context.Context, c *conn) error {
 			if err := hook(ctx, c.pgx); err != nil {
+				if c.pgx.IsClosed() && pgconn.SafeToRetry(err) {
+					err = fmt.Errorf("%w: %w", pool.ErrUnfit, err) // as a statement goes to another
+				}
 				return err
 			}
 			if !c.clean() {

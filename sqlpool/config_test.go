@@ -25,6 +25,8 @@ func TestBadDSNIsReportedWithoutThePassword(t *testing.T) {
 		"postgres://app:s3cr3t@localhost:port/shop",
 		"postgres://app:x@s3cr3t@localhost/shop",
 		"postgres://app:12/s3cr3t@localhost/shop",
+		"postgres://app:12/s3cr3t%40x@localhost/shop", // another @ of the password is escaped
+		"postgres://app:/s3cr3t%40x@localhost/shop",
 		"postgres://app:%zzs3cr3t@localhost/shop",
 		"postgres://app:s3cr3t/@localhost:5432/shop",
 		"postgres://app:s3cr3t@local host/shop",

@@ -13,7 +13,8 @@ import (
 )
 
 // maxProxies is how many idle proxies a *sql.DB keeps. There are no more of them
-// than there have been callers at once, which Max and MaxWaiters bound.
+// than there have been callers at once, which Max and MaxWaiters bound unless that
+// is Off.
 const maxProxies = 10_000
 
 // proxyIdleTime is how long a proxy stays idle before database/sql drops it.

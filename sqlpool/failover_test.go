@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/circuit"
 	"github.com/surgewall/surgewall/core/pool"
 	"github.com/surgewall/surgewall/internal/pgtest"
@@ -172,4 +173,55 @@ func TestBreakerOfDialsOpensAndCloses(t *testing.T) {
 	require.NoError(t, proxy.Pass())
 	eventually(t, func() bool { return p.Ping(ctx) == nil })
 	require.NotEqual(t, circuit.Open, breaker.State())
+}
+
+// What OnAcquire asks, the server may fail at: the guard hears of it.
+func TestGuardLearnsHowOnAcquireFared(t *testing.T) {
+	g := &spy{}
+	p := open(t, Config{Max: 1, MinIdle: Off, Guard: g, OnAcquire: func(ctx context.Context, c *pgx.Conn) error {
+		_, err := c.Exec(ctx, "select pg_terminate_backend(pg_backend_pid())")
+		return err
+	}})
+	_, err := p.Exec(t.Context(), "select 1")
+	requireState(t, "57P01", err)
+	asked, outcomes := g.take()
+	require.Equal(t, 1, asked)
+	require.Equal(t, []core.Outcome{core.Failure}, outcomes)
+	require.Zero(t, g.held())
+}
+
+// A connection that is dead when OnAcquire finds it is no error of the caller's.
+func TestOnAcquireOnADeadConnectionGetsAnother(t *testing.T) {
+	n := 0
+	p := open(t, Config{Max: 1, MinIdle: Off, OnAcquire: func(ctx context.Context, c *pgx.Conn) error {
+		if n++; n == 1 {
+			_ = c.Close(ctx)
+		}
+		_, err := c.Exec(ctx, "select 1")
+		return err
+	}})
+	require.NoError(t, p.Ping(t.Context()))
+	require.Equal(t, 2, n)
+	require.EqualValues(t, 1, p.Stats().DestroyedUnhealthy)
+}
+
+// What is closed does not show what is now somebody else's.
+func TestWhatHasEndedShowsNothingOfTheNext(t *testing.T) {
+	ctx := t.Context()
+	p := open(t, Config{Max: 1})
+	mine, err := p.Query(ctx, "select 1 as mine")
+	require.NoError(t, err)
+	require.Equal(t, "mine", mine.FieldDescriptions()[0].Name)
+	require.NotNil(t, mine.Conn())
+	mine.Close()
+	tx, err := p.Begin(ctx)
+	require.NoError(t, err)
+	require.NotNil(t, tx.Conn())
+	require.NoError(t, tx.Commit(ctx))
+	theirs, err := p.Query(ctx, "select 'x' as secret_column, 2 as other")
+	require.NoError(t, err)
+	defer theirs.Close()
+	require.Nil(t, mine.FieldDescriptions())
+	require.Nil(t, mine.Conn())
+	require.Nil(t, tx.Conn())
 }

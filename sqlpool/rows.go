@@ -59,6 +59,23 @@ func (r *rows) Err() error {
 	}
 }
 
+// FieldDescriptions is nil once the rows are closed: what pgx keeps them in is of
+// the connection, which may be somebody else's by then.
+func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
+	if r.over() {
+		return nil
+	}
+	return r.Rows.FieldDescriptions()
+}
+
+// Conn is nil once the rows are closed.
+func (r *rows) Conn() *pgx.Conn {
+	if r.over() {
+		return nil
+	}
+	return r.Rows.Conn()
+}
+
 func (r *rows) Next() bool {
 	if r.over() {
 		return false

@@ -78,6 +78,10 @@ func (s *session) borrow(ctx context.Context, p *Pool) error {
 	if errors.Is(err, pool.ErrUnavailable) {
 		s.permit.Finish(ctx, core.Result{Outcome: core.Failure, Err: err})
 	}
+	if _, refused := errors.AsType[*core.Rejection](err); err != nil && !refused {
+		// OnAcquire's, which may have asked the server.
+		s.permit.Finish(ctx, core.Result{Outcome: Outcome(ctx, err), Err: err})
+	}
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,14 @@ func (t *tx) Commit(ctx context.Context) error {
 	return err
 }
 
+// Conn is the pgx connection, or nil once the transaction has ended.
+func (t *tx) Conn() *pgx.Conn {
+	if t.ended.Load() || t.s.ended.Load() {
+		return nil
+	}
+	return t.Tx.Conn()
+}
+
 func (t *tx) Rollback(ctx context.Context) error {
 	if !t.end() {
 		return pgx.ErrTxClosed
