@@ -36,6 +36,9 @@ func (p *Pool[T]) destroyLocked(r *resource[T], why destroyReason) {
 	p.live[r.at].at = r.at
 	p.live[last] = nil
 	p.live = p.live[:last]
+	if last == 0 {
+		p.emptySince = p.clock.Now()
+	}
 	r.slotHeld = true
 	p.closing++
 	p.n.destroyed[why]++

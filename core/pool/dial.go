@@ -29,7 +29,7 @@ func (p *Pool[T]) dialLocked() {
 		most = 1
 	}
 	// A dialer that is not in Dial is about to be: it will meet one demand.
-	for p.dialers < most && p.demandLocked() > p.dialers-p.dialing {
+	for p.dialers < most && p.demandLocked() > max(p.dialers-p.dialing, 0) {
 		p.dialers++
 		p.goroutines++
 		go p.dialer()
@@ -61,21 +61,31 @@ func (p *Pool[T]) demandLocked() int {
 // unusedLocked is how many resources are idle, also those that are checked first.
 func (p *Pool[T]) unusedLocked() int { return len(p.idle) + len(p.due) + p.checking }
 
-// dialer is a goroutine that dials while there is demand.
+// dialer is a goroutine that dials while there is demand. One whose dial is to be
+// told of gives up its place first, so that an observer which does not return
+// keeps nobody from dialling.
 func (p *Pool[T]) dialer() {
+	var made *core.Event
 	defer func() {
 		p.mu.Lock()
-		defer p.mu.Unlock()
 		p.dialers--
-		p.endLocked()
 		p.dialLocked() // the demand outlives a Dial that exited the goroutine
+		p.mu.Unlock()
+		defer func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.endLocked()
+		}()
+		if made != nil {
+			p.emit(p.ctx, *made)
+		}
 	}()
-	for {
+	for made == nil {
 		generation, ok := p.beginDial()
 		if !ok {
 			return
 		}
-		p.dial(generation)
+		p.dial(generation, &made)
 	}
 }
 
@@ -85,7 +95,9 @@ func (p *Pool[T]) dialer() {
 func (p *Pool[T]) beginDial() (generation uint64, ok bool) {
 	for {
 		p.mu.Lock()
-		pause := time.Duration(p.retryAt - p.clock.Now())
+		now := p.clock.Now()
+		p.forgetFailuresLocked(now)
+		pause := time.Duration(p.retryAt - now)
 		if p.demandLocked() <= 0 || p.failures > 0 && p.dialers > 1 {
 			p.mu.Unlock()
 			return 0, false
@@ -110,26 +122,28 @@ func (p *Pool[T]) beginDial() (generation uint64, ok bool) {
 }
 
 // dial calls Dial and books what came of it, also when it panics or exits the
-// goroutine.
-func (p *Pool[T]) dial(generation uint64) {
+// goroutine. made is what the observer is to be told, if there is one.
+func (p *Pool[T]) dial(generation uint64, made **core.Event) {
 	ctx, cancel := within(p.ctx, p.cfg.DialTimeout)
 	defer cancel()
 	start := p.clock.Now()
 	var v T
-	made := false
+	dialled := false
 	why := noDial(fmt.Errorf("pool: dial: %w", core.ErrNoReturn))
 	defer func() {
+		if dialled { // also when the guard did not return afterwards
+			why = dialFailure{}
+		}
+		*made = p.endDial(v, why, start, generation)
+	}()
+	defer func() { // before that: to print what was panicked with is the user's code, too
 		if panicked := recover(); panicked != nil {
 			why = noDial(fmt.Errorf("pool: dial: %v: %w", panicked, core.ErrNoReturn))
 		}
-		if made { // also when the guard did not return afterwards
-			why = dialFailure{}
-		}
-		p.endDial(v, why, start, generation)
 	}()
 	why = noDial(core.Do(ctx, p.cfg.DialGuard, func(ctx context.Context) (err error) {
 		v, err = p.cfg.Dial(ctx)
-		made = err == nil
+		dialled = err == nil
 		return err
 	}))
 }
@@ -152,10 +166,12 @@ func noDial(err error) dialFailure {
 	return f
 }
 
-// endDial makes a resource of v, or books the failure.
-func (p *Pool[T]) endDial(v T, why dialFailure, start int64, generation uint64) {
+// endDial makes a resource of v, or books the failure. It returns what the
+// observer is to be told.
+func (p *Pool[T]) endDial(v T, why dialFailure, start int64, generation uint64) *core.Event {
 	now := p.clock.Now()
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.dialing--
 	stopped := p.closed && why.err != nil
 	switch {
@@ -169,12 +185,10 @@ func (p *Pool[T]) endDial(v T, why dialFailure, start int64, generation uint64) 
 		}
 	}
 	p.dialLocked()
-	p.mu.Unlock()
-	if !stopped {
-		p.emit(p.ctx, core.Event{
-			Kind: core.KindCreated, ErrorType: why.errorType, Duration: time.Duration(now - start),
-		})
+	if stopped || p.cfg.Observer == nil {
+		return nil
 	}
+	return &core.Event{Kind: core.KindCreated, ErrorType: why.errorType, Duration: time.Duration(now - start)}
 }
 
 // addLocked takes in a resource that was dialled.
@@ -191,9 +205,7 @@ func (p *Pool[T]) addLocked(v T, now int64, generation uint64) {
 	if jitter := p.cfg.MaxAgeJitter; jitter > 0 && p.cfg.MaxAge > 0 {
 		r.expiresAt -= int64(rand.N(jitter + 1))
 	}
-	if p.failures > 0 {
-		p.failures, p.lastErr, p.retryAt, p.since = 0, nil, 0, now
-	}
+	p.endFailuresLocked(now)
 	if why := p.unfitLocked(r, now); why != keep {
 		p.destroyLocked(r, why)
 		return
@@ -225,10 +237,26 @@ func (p *Pool[T]) failLocked(why dialFailure, start, now int64) {
 	}
 }
 
-// unavailableLocked is the state in which nobody is left waiting.
+// endFailuresLocked ends a run of failed dials.
+func (p *Pool[T]) endFailuresLocked(now int64) {
+	if p.failures > 0 {
+		p.failures, p.lastErr, p.retryAt, p.since = 0, nil, 0, now
+	}
+}
+
+// forgetFailuresLocked ends a run of failed dials that nobody has gone on with:
+// what went wrong long ago says nothing of now.
+func (p *Pool[T]) forgetFailuresLocked(now int64) {
+	if p.dialing == 0 && now > after(p.retryAt, maxBackoff) {
+		p.endFailuresLocked(now)
+	}
+}
+
+// unavailableLocked is the state in which nobody is left waiting: dials have been
+// failing for long enough, and for as long there has been nothing to lend.
 func (p *Pool[T]) unavailableLocked(now int64) bool {
-	return p.failures > 0 && p.cfg.UnavailableAfter > 0 &&
-		len(p.live) == 0 && now-p.failingSince >= int64(p.cfg.UnavailableAfter)
+	return p.failures > 0 && p.cfg.UnavailableAfter > 0 && len(p.live) == 0 &&
+		now-max(p.failingSince, p.emptySince) >= int64(p.cfg.UnavailableAfter)
 }
 
 // after is d after now, and never if d is off.

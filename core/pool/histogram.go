@@ -24,10 +24,10 @@ func (h *Histogram) add(d time.Duration) {
 
 // Bound is what the times of Counts[i] are below. The last bucket has none: its
 // Bound is twice that of the one before.
-func (*Histogram) Bound(i int) time.Duration { return 1 << (10 + i) }
+func (Histogram) Bound(i int) time.Duration { return 1 << (10 + i) }
 
 // Count is how many times there are.
-func (h *Histogram) Count() (n uint64) {
+func (h Histogram) Count() (n uint64) {
 	for _, c := range h.Counts {
 		n += c
 	}
@@ -35,7 +35,7 @@ func (h *Histogram) Count() (n uint64) {
 }
 
 // Mean is the arithmetic mean, or 0 if there are no times.
-func (h *Histogram) Mean() time.Duration {
+func (h Histogram) Mean() time.Duration {
 	n := h.Count()
 	if n == 0 {
 		return 0
@@ -46,7 +46,7 @@ func (h *Histogram) Mean() time.Duration {
 // Quantile is what the share q of the times are below, from 0 to 1: the Bound
 // of the bucket in which that share is reached, so at most twice too much. It is
 // 0 if there are no times.
-func (h *Histogram) Quantile(q float64) time.Duration {
+func (h Histogram) Quantile(q float64) time.Duration {
 	n := h.Count()
 	if n == 0 {
 		return 0
@@ -63,7 +63,7 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 }
 
 // report is h for a Report, in seconds.
-func (h *Histogram) report(name string) core.Value {
+func (h Histogram) report(name string) core.Value {
 	r := &core.Histogram{Counts: h.Counts[:], Sum: h.Sum.Seconds()}
 	for i := range len(h.Counts) - 1 {
 		r.Bounds = append(r.Bounds, h.Bound(i).Seconds())

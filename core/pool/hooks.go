@@ -40,15 +40,16 @@ func (p *Pool[T]) unlend(l Lease[T]) {
 	l.r.turn++
 	l.r.loan = loan{}
 	p.used--
-	p.n.acquired--
+	p.n.unlent++
+	p.pending.Add(-1)
 	p.destroyLocked(l.r, unhealthy)
 }
 
 // prepare does what is to be done with a loan before its caller gets it. If it
 // is not fit, it has been ended.
-func (p *Pool[T]) prepare(ctx context.Context, l Lease[T], start int64) (fit bool, err error) {
+func (p *Pool[T]) prepare(ctx context.Context, l Lease[T], heard bool, start int64) (fit bool, err error) {
 	var waited time.Duration
-	if core.Hears(p.cfg.Observer, core.KindAcquired) {
+	if heard {
 		waited = time.Duration(p.clock.Now() - start)
 	}
 	if p.cfg.OnAcquire != nil {
@@ -60,7 +61,11 @@ func (p *Pool[T]) prepare(ctx context.Context, l Lease[T], start int64) (fit boo
 			return false, err
 		}
 	}
+	p.delivered()
 	p.remember(ctx, l)
+	if !heard {
+		return true, nil
+	}
 	defer func() {
 		if !fit { // the observer has exited the goroutine, and nobody else will
 			l.Release()
@@ -77,10 +82,11 @@ func (p *Pool[T]) greet(ctx context.Context, l Lease[T]) (err error) {
 		if fit {
 			return
 		}
-		if panicked := recover(); panicked != nil {
+		panicked := recover()
+		p.unlend(l) // first: to print what was panicked with is the user's code, too
+		if panicked != nil {
 			err = fmt.Errorf("pool: OnAcquire: %v: %w", panicked, core.ErrNoReturn)
 		}
-		p.unlend(l)
 	}()
 	err = p.cfg.OnAcquire(ctx, l.r.value)
 	fit = err == nil
@@ -101,7 +107,7 @@ func (p *Pool[T]) remember(ctx context.Context, l Lease[T]) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.r.loan = kept
+	l.r.loan.kept, l.r.loan.ctx, l.r.loan.stack = true, kept.ctx, kept.stack
 }
 
 // cleanAndGiveBack is giveBack after OnRelease. The loan is over before it is

@@ -51,8 +51,14 @@ func (p *Pool[T]) leakedLocked(r *resource[T], now int64) bool {
 	return p.cfg.LeakAfter > 0 && r.turn%2 == 1 && now-r.lentAt >= int64(p.cfg.LeakAfter)
 }
 
-// newlyHeldLocked is for how long those loans have lasted that are to be told of.
-func (p *Pool[T]) newlyHeldLocked(now int64) (held []time.Duration) {
+// newlyHeldLocked has the observer told of loans that last too long, in a
+// goroutine of its own: maintenance must not wait for user code. While one is
+// telling, or does not return, the others are left for later.
+func (p *Pool[T]) newlyHeldLocked(now int64) {
+	if p.telling {
+		return
+	}
+	var held []time.Duration
 	for _, r := range p.live {
 		if p.leakedLocked(r, now) && !r.loan.reported {
 			r.loan.kept, r.loan.reported = true, true
@@ -60,11 +66,21 @@ func (p *Pool[T]) newlyHeldLocked(now int64) (held []time.Duration) {
 			held = append(held, time.Duration(now-r.lentAt))
 		}
 	}
-	return held
+	if len(held) > 0 && p.cfg.Observer != nil {
+		p.telling = true
+		p.goroutines++
+		go p.tellHeld(held)
+	}
 }
 
 // tellHeld tells of loans that last too long.
 func (p *Pool[T]) tellHeld(held []time.Duration) {
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.telling = false
+		p.endLocked()
+	}()
 	for _, d := range held {
 		p.emit(context.Background(), core.Event{Kind: core.KindHeld, Duration: d})
 	}

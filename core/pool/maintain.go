@@ -9,15 +9,12 @@ import (
 // after four times in their length.
 const maintainEvery = time.Second
 
-// maintain is the goroutine that looks after the idle and the waiters.
+// maintain is the goroutine that looks after the idle and the waiters. It runs no
+// user code.
 func (p *Pool[T]) maintain() {
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if !p.closed { // an observer exited the goroutine
-			p.goroutines++
-			go p.maintain()
-		}
 		p.endLocked()
 	}()
 	tick := time.NewTicker(p.cfg.pace())
@@ -29,7 +26,7 @@ func (p *Pool[T]) maintain() {
 		case <-p.expiry.C:
 			p.expireWaiters()
 		case <-tick.C:
-			p.tellHeld(p.tend())
+			p.tend()
 		}
 	}
 }
@@ -45,12 +42,12 @@ func (c *Config[T]) pace() time.Duration {
 }
 
 // tend destroys what has been idle or alive for too long, has the rest checked
-// and fills up to MinIdle. It returns the loans that are to be told of.
-func (p *Pool[T]) tend() (held []time.Duration) {
+// and fills up to MinIdle.
+func (p *Pool[T]) tend() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil
+		return
 	}
 	now := p.clock.Now()
 	spare := p.unusedLocked() - p.minIdle
@@ -70,10 +67,11 @@ func (p *Pool[T]) tend() (held []time.Duration) {
 		return true
 	})
 	p.checkLocked()
+	p.forgetFailuresLocked(now)
 	if p.unavailableLocked(now) {
 		p.refuseAllLocked(refusedUnavailable)
 	}
 	p.filling = true
 	p.dialLocked()
-	return p.newlyHeldLocked(now)
+	p.newlyHeldLocked(now)
 }

@@ -19,6 +19,11 @@ type Pool[T any] struct {
 	clock  clock.Clock
 	hooked bool // a loan is more than taking a resource: see prepare
 
+	// A loan may come to nothing after it is booked, if Valid or a hook says so.
+	// Until that is known it is pending, so that the count of loans never falls.
+	doubtful bool
+	pending  atomic.Int64
+
 	// ctx is the pool's own life, under which it dials and checks: a caller's
 	// context reaches no resource.
 	ctx    context.Context
@@ -69,6 +74,8 @@ type Pool[T any] struct {
 
 	failures     int   // dials that failed since the last that did not
 	failingSince int64 // when the first of them began
+	emptySince   int64 // when live became empty
+	telling      bool  // somebody is told of loans that last too long
 	retryAt      int64 // no dial begins before
 	lastErr      error // of the last failed dial that a guard let begin, if any; nil if failures is 0
 	since        int64 // when the pool came into its state, unless unavailable
@@ -108,6 +115,7 @@ func New[T any](cfg Config[T]) (*Pool[T], error) {
 		drained:  make(chan struct{}),
 		armedFor: math.MaxInt64,
 		filling:  true,
+		doubtful: cfg.Valid != nil || cfg.OnAcquire != nil,
 		hooked:   cfg.OnAcquire != nil || cfg.OnRelease != nil || cfg.LeakSample > 0,
 	}
 	p.sizeLocked(cfg.MinIdle, cfg.Max) // nobody else has p yet
@@ -136,8 +144,9 @@ func (p *Pool[T]) Name() string { return p.cfg.Name }
 //   - ErrOverloaded when MaxWaiters wait already, or so many that the turn of
 //     this caller would come after its ctx has ended: see IgnoreDeadlines;
 //   - ErrUnavailable when there is no resource at all and dials fail: at least
-//     the last one did, and the first of those in a row that did began
-//     UnavailableAfter ago. The last dial's error is in its chain. Those who
+//     the last one did, lately, and both the first of those in a row and the
+//     loss of the last resource were UnavailableAfter ago. The error of the last
+//     dial that a DialGuard let begin, if any, is in its chain. Those who
 //     wait are told within a second, those who come meanwhile at once, until a
 //     dial succeeds;
 //   - ErrClosed when the pool is closed, also while it waits.
@@ -147,16 +156,25 @@ func (p *Pool[T]) Name() string { return p.cfg.Name }
 //
 // Only an error of OnAcquire is returned as it is, and no Rejection.
 //
-// A nil error allocates nothing, unless a hook or LeakSample does.
+// To lend an idle resource allocates nothing, unless a hook or LeakSample does.
 func (p *Pool[T]) Acquire(ctx context.Context) (Lease[T], error) {
+	// Asked before anything is taken: what exits the goroutine loses nothing.
+	heard := core.Hears(p.cfg.Observer, core.KindAcquired)
 	var is patience
 	start := p.clock.Now()
-	for asked := false; ; {
+	now := start
+	for asked, again := false, false; ; {
 		if ctx.Err() != nil {
 			return Lease[T]{}, p.refuse(ctx, refusedCancelled)
 		}
+		if again { // a resource was of no use, and to find out took time
+			again = false
+			if now = p.clock.Now(); now >= after(start, p.cfg.AcquireTimeout) {
+				return Lease[T]{}, p.refuse(ctx, refusedTimedOut)
+			}
+		}
 		p.mu.Lock()
-		r := p.takeLocked(start)
+		r := p.takeLocked(now)
 		if r == nil && !asked {
 			// The context is the caller's code, which must not run under mu;
 			// and asking it before there is need to would allocate.
@@ -166,25 +184,28 @@ func (p *Pool[T]) Acquire(ctx context.Context) (Lease[T], error) {
 		}
 		var lease Lease[T]
 		if r != nil {
-			lease = p.lendLocked(r, start)
+			lease = p.lendLocked(r, now)
 			p.mu.Unlock()
 			if p.cfg.Valid != nil && !p.valid(lease) {
+				again = true
 				continue
 			}
 		} else {
 			var err error
-			if lease, err = p.queue(ctx, is, start); err != nil { // unlocks
+			if lease, err = p.queue(ctx, is, start, now); err != nil { // unlocks
 				return Lease[T]{}, err
 			}
 		}
-		if !p.hooked && !core.Hears(p.cfg.Observer, core.KindAcquired) {
+		if !p.hooked && !heard {
+			p.delivered()
 			return lease, nil
 		}
-		if fit, err := p.prepare(ctx, lease, start); err != nil {
+		if fit, err := p.prepare(ctx, lease, heard, start); err != nil {
 			return Lease[T]{}, err
 		} else if fit {
 			return lease, nil
 		}
+		again = true
 	}
 }
 
@@ -213,8 +234,18 @@ func (p *Pool[T]) lendLocked(r *resource[T], now int64) Lease[T] {
 	r.turn++
 	r.lentAt = now
 	p.used++
-	p.n.acquired++
+	p.n.lent++
+	if p.doubtful {
+		p.pending.Add(1)
+	}
 	return Lease[T]{r, r.turn}
+}
+
+// delivered counts a loan that has reached its caller.
+func (p *Pool[T]) delivered() {
+	if p.doubtful {
+		p.pending.Add(-1)
+	}
 }
 
 // giveBack ends a loan, once: a lease that was ended before changes nothing,

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"math"
 	"slices"
 
 	"github.com/surgewall/surgewall/core"
@@ -34,6 +35,7 @@ func (p *Pool[T]) resize(minIdle, maximum int) {
 		p.idle = slices.Delete(p.idle, 0, 1)
 		p.destroyLocked(r, surplus)
 	}
+	p.warmedLocked()
 	p.filling = true
 	p.dialLocked()
 }
@@ -42,7 +44,7 @@ func (p *Pool[T]) sizeLocked(minIdle, maximum int) {
 	p.minIdle, p.max = max(minIdle, 0), maximum
 	switch p.cfg.MaxWaiters {
 	case 0:
-		p.maxWaiters = 100 * maximum
+		p.maxWaiters = 100 * min(maximum, math.MaxInt32/100)
 	case Off:
 		p.maxWaiters = 0
 	default:
@@ -97,7 +99,8 @@ type warmer struct {
 // *core.ConfigError. Other errors are those of Acquire: ErrAcquireTimeout when
 // ctx ends first (there is no other timeout), ErrUnavailable, ErrClosed.
 //
-// What is idle beyond MinIdle is closed again after MaxIdleTime.
+// If Resize makes Max less than n meanwhile, that many are enough. What is idle
+// beyond MinIdle is closed again after MaxIdleTime.
 func (p *Pool[T]) Warm(ctx context.Context, n int) error {
 	w := &warmer{n, make(chan refusal, 1)}
 	p.mu.Lock()
@@ -148,7 +151,7 @@ func (p *Pool[T]) forgetLocked(w *warmer) bool {
 // warmedLocked answers those whose resources are there.
 func (p *Pool[T]) warmedLocked() {
 	p.warmers = slices.DeleteFunc(p.warmers, func(w *warmer) bool {
-		if len(p.live) < w.n {
+		if len(p.live) < min(w.n, p.max) {
 			return false
 		}
 		w.ready <- refusal{}
@@ -161,5 +164,5 @@ func (p *Pool[T]) warmth() (n int) {
 	for _, w := range p.warmers {
 		n = max(n, w.n)
 	}
-	return n
+	return min(n, p.max)
 }

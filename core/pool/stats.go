@@ -21,7 +21,8 @@ type Stats struct {
 	Waiting  int // callers that wait
 
 	Acquired    uint64 // loans
-	Waited      uint64 // loans that had to be waited for
+	Waited      uint64 // loans that had to be waited for, those that OnAcquire refused included
+	Unfit       uint64 // resources that were to be lent, and Valid or OnAcquire did not approve of
 	TimedOut    uint64 // refused: AcquireTimeout was over
 	Cancelled   uint64 // refused: the caller's ctx was over
 	Overloaded  uint64 // refused with ErrOverloaded: MaxWaiters waited
@@ -50,7 +51,8 @@ type Stats struct {
 
 // counters only grow. They are guarded by the pool's mu.
 type counters struct {
-	acquired, waited  uint64
+	lent, unlent      uint64
+	waited            uint64
 	wait, use, create Histogram
 	dialFailures      uint64
 	held              uint64
@@ -77,8 +79,9 @@ func (p *Pool[T]) statsLocked() Stats {
 		Closing:  p.closing,
 		Waiting:  p.waiters.n,
 
-		Acquired:    p.n.acquired,
+		Acquired:    p.n.lent - p.n.unlent - uint64(p.pending.Load()),
 		Waited:      p.n.waited,
+		Unfit:       p.n.unlent,
 		TimedOut:    p.n.refused[refusedTimedOut],
 		Cancelled:   p.n.refused[refusedCancelled],
 		Overloaded:  p.n.refused[refusedOverloaded],
@@ -140,6 +143,7 @@ func (p *Pool[T]) Inspect() core.Report {
 			core.Amount("surgewall.pool.waiters", "{call}", int64(s.Waiting)),
 			core.Count("surgewall.pool.acquisitions", "{call}", s.Acquired),
 			core.Count("surgewall.pool.acquisitions.waited", "{call}", s.Waited),
+			core.Count("surgewall.pool.resources.unfit", "{resource}", s.Unfit),
 			core.Count(refused, "{call}", s.TimedOut).With("error.type", "timeout"),
 			core.Count(refused, "{call}", s.Cancelled).With("error.type", "canceled"),
 			core.Count(refused, "{call}", s.Overloaded).With("error.type", core.Overloaded.String()),

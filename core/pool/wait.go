@@ -33,6 +33,9 @@ type waitList[T any] struct {
 // for mu, and those whose hook wants another resource.
 func (q *waitList[T]) add(w *waiter[T]) {
 	before := q.last
+	if q.first != nil && q.first.start > w.start {
+		before = nil // of the second kind: not looked for among all
+	}
 	for before != nil && before.start > w.start {
 		before = before.prev
 	}
@@ -85,22 +88,23 @@ func (p *Pool[T]) patienceOf(ctx context.Context) patience {
 // ahead of it, each with the whole pool to choose from, would keep all of it
 // busy beyond its deadline. That is less than it will have to wait, as far as
 // loans last as long as they did: nobody is refused who has nobody ahead.
-func (p *Pool[T]) doomedLocked(is patience, start int64) bool {
+func (p *Pool[T]) doomedLocked(is patience, now int64) bool {
 	if is.deadline == math.MaxInt64 {
 		return false
 	}
 	rounds := float64(p.waiters.n) / float64(p.max)
-	return rounds*float64(p.meanUse) > float64(is.deadline-start)
+	return rounds*float64(p.meanUse) > float64(is.deadline-now)
 }
 
-// queue is Acquire when nothing is idle. It is called with mu held and returns
-// without.
-func (p *Pool[T]) queue(ctx context.Context, is patience, start int64) (Lease[T], error) {
+// queue is Acquire, called at start, when nothing is idle now. It is called with mu
+// held and returns without.
+func (p *Pool[T]) queue(ctx context.Context, is patience, start, now int64) (Lease[T], error) {
+	p.forgetFailuresLocked(now)
 	var no refusal
 	switch {
 	case p.closed:
 		no = p.refuseLocked(refusedClosed)
-	case p.unavailableLocked(start):
+	case p.unavailableLocked(now):
 		// Those who wait learn it too: the last dial may be long ago.
 		p.refuseAllLocked(refusedUnavailable)
 		no = p.refuseLocked(refusedUnavailable)
@@ -108,7 +112,7 @@ func (p *Pool[T]) queue(ctx context.Context, is patience, start int64) (Lease[T]
 		p.dialLocked()
 	case p.maxWaiters > 0 && p.waiters.n >= p.maxWaiters:
 		no = p.refuseLocked(refusedOverloaded)
-	case p.doomedLocked(is, start):
+	case p.doomedLocked(is, now):
 		no = p.refuseLocked(refusedDoomed)
 	default:
 		w := p.waitLocked(is.done, start)
