@@ -38,15 +38,15 @@ func TestHistogramQuantile(t *testing.T) {
 		var h Histogram
 		require.Zero(t, h.Quantile(0.5))
 		require.Zero(t, h.Mean())
-		times := rapid.SliceOfN(rapid.IntRange(0, 1<<33), 1, 50).Draw(t, "times")
-		sum, most := 0, 0
+		times := rapid.SliceOfN(rapid.Int64Range(0, 1<<33), 1, 50).Draw(t, "times")
+		var sum, most int64
 		for _, d := range times {
 			h.add(time.Duration(d))
 			sum, most = sum+d, max(most, d)
 		}
 		require.EqualValues(t, sum, h.Sum)
-		require.EqualValues(t, sum/len(times), h.Mean())
-		top := int(h.Quantile(1))
+		require.EqualValues(t, sum/int64(len(times)), h.Mean())
+		top := int64(h.Quantile(1))
 		require.Greater(t, top, most)
 		require.LessOrEqual(t, top, max(2*most, 1024))
 		below := func(q float64) (n int) {
