@@ -87,6 +87,9 @@ func TestWrapAllocations(t *testing.T) {
 		"observer": {cfg: WrapConfig{Observer: &ear{}}},
 	} {
 		e, q, s, x := measure(Wrap(idleConn{}, c.cfg))
-		require.Equal(t, []float64{exec, query + c.rows, stmt, tx + 1}, []float64{e, q, s, x}, name)
+		require.LessOrEqual(t, e, exec, name)
+		require.LessOrEqual(t, q, query+c.rows, name)
+		require.LessOrEqual(t, s, stmt, name)
+		require.LessOrEqual(t, x, tx+1, name)
 	}
 }

@@ -39,11 +39,11 @@ func (w *world) query(ctx context.Context, db interface {
 }
 
 func (w *world) read(r *sql.Rows, err error) {
+	synctest.Wait() // until database/sql has heard of a context that has ended
 	w.sawErr("query", err)
 	if err != nil {
 		return
 	}
-	synctest.Wait() // until database/sql has heard of a context that has ended
 	types, err := r.ColumnTypes()
 	w.sawErr("types", err)
 	for _, t := range types {
