@@ -168,6 +168,16 @@ func TestInTxTriesAgainWhatWasRolledBackForAnother(t *testing.T) {
 			_, err := tx.Exec(ctx, "insert into item values (1)")
 			return err
 		}},
+		"overcome in a savepoint before another error, which the pool does not see": {is: pgx.ErrTxCommitRollback, first: func(ctx context.Context, tx pgx.Tx) error {
+			_ = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { return raise(ctx, tx, "40001") })
+			_, _ = tx.Conn().Exec(ctx, "select 1/0")
+			return nil
+		}},
+		"after what was overcome in a savepoint": {again: true, rows: 1, first: func(ctx context.Context, tx pgx.Tx) error {
+			_ = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { return raise(ctx, tx, "23505") })
+			_ = raise(ctx, tx, "40001")
+			return nil
+		}},
 		"another answer": {first: func(ctx context.Context, tx pgx.Tx) error { return raise(ctx, tx, "23505") }},
 		"swallowed another answer": {is: pgx.ErrTxCommitRollback, first: func(ctx context.Context, tx pgx.Tx) error {
 			_ = raise(ctx, tx, "23505")
@@ -340,6 +350,17 @@ func TestInTxGivesUp(t *testing.T) {
 		report := p.Inspect()
 		require.Equal(t, "shop", report.Children[0].Name)
 		require.Contains(t, report.Settings, core.Setting{Name: "TxTries", Value: 8})
+	})
+	t.Run("at the end of a budget that conflicts in savepoints do not fund", func(t *testing.T) {
+		runs := 0
+		budget, err := retry.NewBudget(retry.BudgetConfig{Name: "shop", Max: 2, MinPerSecond: retry.Off, Percent: 100})
+		require.NoError(t, err)
+		p := open(t, Config{DSN: dsn, Max: 1, RetryBudget: budget, TxBackoff: quick})
+		err = p.InTx(ctx, serializable, func(ctx context.Context, tx pgx.Tx) error {
+			return pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { return always(&runs)(ctx, tx) })
+		})
+		require.ErrorIs(t, err, retry.ErrBudget)
+		require.Equal(t, 3, runs)
 	})
 	t.Run("when the context ends in the pause, without a connection", func(t *testing.T) {
 		runs := 0

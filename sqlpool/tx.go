@@ -53,7 +53,11 @@ func (t *tx) Rollback(ctx context.Context) error {
 	if t.last {
 		defer t.s.end()
 	}
-	return t.finish(ctx, t.Tx.Rollback)
+	err := t.finish(ctx, t.Tx.Rollback)
+	if t.nested && err == nil {
+		t.s.refused = nil // the outer transaction is sound again
+	}
+	return err
 }
 
 // end ends the transaction, once: a second Rollback, of another goroutine, must
