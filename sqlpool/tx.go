@@ -46,12 +46,19 @@ func (t *tx) Commit(ctx context.Context) error {
 	return err
 }
 
+// Rollback under a context that has ended is given a little time of its own. pgx
+// would close the connection without having asked.
 func (t *tx) Rollback(ctx context.Context) error {
 	if !t.end() {
 		return pgx.ErrTxClosed
 	}
 	if t.last {
 		defer t.s.end()
+	}
+	if ctx.Err() != nil {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(context.WithoutCancel(ctx), rollbackGrace)
+		defer stop()
 	}
 	err := t.finish(ctx, t.Tx.Rollback)
 	if t.nested && err == nil {

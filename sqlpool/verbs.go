@@ -145,8 +145,11 @@ func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []str
 
 // Begin starts a transaction, with a connection of its own until Commit or
 // Rollback: one of them must be called. Unlike in database/sql, the end of ctx
-// does not end the transaction. InTx ends it by itself, and tries again what
-// only another transaction was in the way of.
+// does not end the transaction. A Rollback whose context has ended is sent all
+// the same, and given 250 ms, so that `defer tx.Rollback(ctx)` keeps the
+// connection of a request that was cancelled; a Commit is not sent then, and the
+// connection is closed. InTx ends the transaction by itself, and tries again what
+// only another was in the way of.
 func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) {
 	return p.BeginTx(ctx, pgx.TxOptions{})
 }
