@@ -260,6 +260,25 @@ func TestPingOfASilentServerIsAFailure(t *testing.T) {
 	require.Equal(t, []core.Outcome{core.Failure}, outcomes)
 }
 
+// A server that does not answer keeps the Rollback of a cancelled caller no longer
+// than its grace.
+func TestRollbackUnderAnEndedContextDoesNotWaitForASilentServer(t *testing.T) {
+	srv := pgtest.Cluster(t)
+	p := open(t, Config{DSN: srv.DSN(), Max: 1, RequireServer: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	tx, err := p.Begin(ctx)
+	require.NoError(t, err)
+	var pid int
+	require.NoError(t, tx.QueryRow(ctx, "select pg_backend_pid()").Scan(&pid))
+	require.NoError(t, srv.Pause(pid))
+	defer func() { require.NoError(t, srv.Resume()) }()
+	cancel()
+	require.ErrorIs(t, tx.Rollback(ctx), context.DeadlineExceeded)
+	s := p.Stats()
+	require.Zero(t, s.Used)
+	require.EqualValues(t, 1, s.DestroyedBroken)
+}
+
 // The latency that a guard learns was the length of the rows, of the
 // transaction and of the wait for a connection.
 func TestLatencyIsThatOfTheFirstAnswer(t *testing.T) {
