@@ -97,7 +97,8 @@ func TestCopyFromEveryWayOut(t *testing.T) {
 			require.EqualValues(t, c.rows, n)
 			s := p.Stats()
 			require.Zero(t, s.Used)
-			require.EqualValues(t, c.gone, s.DestroyedBroken)
+			// An exit before pgx has sent COPY leaves the connection as it was.
+			require.LessOrEqual(t, s.DestroyedBroken, uint64(c.gone))
 			require.Zero(t, g.held())
 			_, outcomes := g.take()
 			require.NotContains(t, outcomes, core.Failure, "it was not the server")
