@@ -6,6 +6,7 @@ import (
 	"runtime"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // copyFrom has no StatementTimeout: how long it takes is up to its source.
@@ -15,13 +16,22 @@ func (s *session) copyFrom(ctx context.Context, on querier, table pgx.Identifier
 	src := &source{CopyFromSource: from, stop: stop}
 	s.start(ctx)
 	n, err := on.CopyFrom(ctx, table, columns, src)
-	if state, _ := sqlState(err); state == "57014" && ctx.Err() == nil {
-		_ = s.note(ctx, nil) // the server's echo of a source that failed, which is the caller's
+	if echo(err) && ctx.Err() == nil {
+		_ = s.note(ctx, nil) // the source is the caller's
 	} else {
 		err = s.note(ctx, err)
 	}
 	src.resume()
 	return n, err
+}
+
+// echo reports whether err is the server's word that the source has failed. It
+// has the code of a statement_timeout and of pg_cancel_backend, 57014, and a text
+// in the server's language: what tells it from those is the function of the server
+// that raises it.
+func echo(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "57014" && pg.Routine == "CopyGetData"
 }
 
 // source is a caller's, which pgx reads on a goroutine of its own. There, a

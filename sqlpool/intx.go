@@ -43,8 +43,8 @@ const (
 // with a *core.Rejection that errors.Is finds retry.ErrBudget in, with ctx's
 // error, or with the refusal of the guard or the pool.
 //
-// A COMMIT whose answer is lost is ErrCommitUnknown, and never tried again. That
-// of a transaction in which a statement failed, which fn did not mind, is
+// A COMMIT whose answer is lost is ErrCommitUnknown, and never tried again; if it
+// was fn's, fn cannot hide it. That of a transaction in which a statement failed, which fn did not mind, is
 // pgx.ErrTxCommitRollback, with that statement's error. Deferred constraints
 // fail at COMMIT with their own.
 func (p *Pool) InTx(ctx context.Context, opts pgx.TxOptions, fn func(ctx context.Context, tx pgx.Tx) error) error {
@@ -65,11 +65,12 @@ func (t *tx) try(ctx context.Context, fn func(context.Context, pgx.Tx) error) (a
 	defer t.abandon(ctx)
 	err = fn(ctx, t)
 	switch {
-	case err != nil:
-	case t.committed:
+	case err == nil && t.committed:
 		err = t.err
-	default:
+	case err == nil:
 		err = t.Commit(ctx)
+	case t.committed && errors.Is(t.err, ErrCommitUnknown) && !errors.Is(err, ErrCommitUnknown):
+		err = errors.Join(t.err, err) // whatever fn made of it
 	}
 	if err == nil || t.committed && t.err == nil || errors.Is(err, ErrCommitUnknown) {
 		return false, err

@@ -168,6 +168,16 @@ func TestInTxTriesAgainWhatWasRolledBackForAnother(t *testing.T) {
 			_, err := tx.Exec(ctx, "insert into item values (1)")
 			return err
 		}},
+		"overcome in a savepoint before another error, which the pool does not see": {is: pgx.ErrTxCommitRollback, first: func(ctx context.Context, tx pgx.Tx) error {
+			_ = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { return raise(ctx, tx, "40001") })
+			_, _ = tx.Conn().Exec(ctx, "select 1/0")
+			return nil
+		}},
+		"after what was overcome in a savepoint": {again: true, rows: 1, first: func(ctx context.Context, tx pgx.Tx) error {
+			_ = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { return raise(ctx, tx, "23505") })
+			_ = raise(ctx, tx, "40001")
+			return nil
+		}},
 		"another answer": {first: func(ctx context.Context, tx pgx.Tx) error { return raise(ctx, tx, "23505") }},
 		"swallowed another answer": {is: pgx.ErrTxCommitRollback, first: func(ctx context.Context, tx pgx.Tx) error {
 			_ = raise(ctx, tx, "23505")
@@ -247,6 +257,54 @@ func TestInTxConflictAtCommit(t *testing.T) {
 	require.Equal(t, 2, runs)
 }
 
+// What fn makes of its own COMMIT, whose answer was lost, was tried again if it
+// was a conflict, and hid from the caller that the commit is unknown.
+func TestInTxUnknownCommitOfTheFunctionIsToldAndNotTriedAgain(t *testing.T) {
+	ctx := t.Context()
+	p := open(t, Config{Max: 1})
+	_, err := p.Exec(ctx, `create table item (id int);
+		create function shutdown() returns trigger language plpgsql as $$ begin
+			perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(60);
+			return null;
+		end $$;
+		create constraint trigger t after insert on item deferrable initially deferred for each row execute function shutdown()`)
+	require.NoError(t, err)
+	hidden := errors.New("it did not work")
+	elsewhere := &pgconn.PgError{Severity: "ERROR", Code: "40001"}
+	for name, c := range map[string]struct {
+		returns func(commit error) error
+		is      error
+	}{
+		"told":                   {returns: func(commit error) error { return commit }},
+		"swallowed":              {returns: func(error) error { return nil }},
+		"hidden":                 {is: hidden, returns: func(error) error { return hidden }},
+		"a conflict elsewhere":   {is: elsewhere, returns: func(error) error { return elsewhere }},
+		"said to be rolled back": {is: pgx.ErrTxCommitRollback, returns: func(error) error { return pgx.ErrTxCommitRollback }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runs := 0
+			var commit error
+			err := p.InTx(ctx, pgx.TxOptions{}, func(ctx context.Context, tx pgx.Tx) error {
+				runs++
+				if _, err := tx.Exec(ctx, "insert into item values (1)"); err != nil {
+					return err
+				}
+				commit = tx.Commit(ctx)
+				return c.returns(commit)
+			})
+			require.Equal(t, 1, runs)
+			require.ErrorIs(t, commit, ErrCommitUnknown)
+			require.ErrorIs(t, err, ErrCommitUnknown)
+			if c.is != nil {
+				require.ErrorIs(t, err, c.is)
+			} else {
+				require.Equal(t, commit, err, "told once")
+			}
+			require.Zero(t, p.Stats().Used)
+		})
+	}
+}
+
 func TestInTxGivesUp(t *testing.T) {
 	ctx, dsn := t.Context(), pgtest.DSN(t)
 	always := func(runs *int) func(context.Context, pgx.Tx) error {
@@ -292,6 +350,17 @@ func TestInTxGivesUp(t *testing.T) {
 		report := p.Inspect()
 		require.Equal(t, "shop", report.Children[0].Name)
 		require.Contains(t, report.Settings, core.Setting{Name: "TxTries", Value: 8})
+	})
+	t.Run("at the end of a budget that conflicts in savepoints do not fund", func(t *testing.T) {
+		runs := 0
+		budget, err := retry.NewBudget(retry.BudgetConfig{Name: "shop", Max: 2, MinPerSecond: retry.Off, Percent: 100})
+		require.NoError(t, err)
+		p := open(t, Config{DSN: dsn, Max: 1, RetryBudget: budget, TxBackoff: quick})
+		err = p.InTx(ctx, serializable, func(ctx context.Context, tx pgx.Tx) error {
+			return pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { return always(&runs)(ctx, tx) })
+		})
+		require.ErrorIs(t, err, retry.ErrBudget)
+		require.Equal(t, 3, runs)
 	})
 	t.Run("when the context ends in the pause, without a connection", func(t *testing.T) {
 		runs := 0

@@ -133,6 +133,56 @@ func TestServerDeathInEveryPartOfATransactionIsAFailure(t *testing.T) {
 	}
 }
 
+// Each deferred Rollback of a cancelled request cost a connection.
+func TestRollbackUnderAnEndedContextKeepsTheConnection(t *testing.T) {
+	g := &spy{}
+	p := open(t, Config{Max: 1, Guard: g, RequireServer: true})
+	_, err := p.Exec(t.Context(), "create table item (id int)")
+	require.NoError(t, err)
+	g.take()
+	cancelled := func(t *testing.T) (pgx.Tx, context.Context) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		tx, err := p.Begin(ctx)
+		require.NoError(t, err)
+		_, err = tx.Exec(ctx, "insert into item values (1)")
+		require.NoError(t, err)
+		return tx, ctx
+	}
+	rows := func(t *testing.T) (n int) {
+		require.NoError(t, p.QueryRow(t.Context(), "select count(*) from item").Scan(&n))
+		return n
+	}
+	t.Run("of a transaction", func(t *testing.T) {
+		tx, ctx := cancelled(t)
+		require.NoError(t, tx.Rollback(ctx))
+		require.ErrorIs(t, tx.Rollback(ctx), pgx.ErrTxClosed)
+		require.Zero(t, rows(t))
+	})
+	t.Run("of a nested one", func(t *testing.T) {
+		tx, ctx := cancelled(t)
+		nested, err := tx.Begin(t.Context())
+		require.NoError(t, err)
+		_, err = nested.Exec(t.Context(), "insert into item values (2)")
+		require.NoError(t, err)
+		require.NoError(t, nested.Rollback(ctx))
+		require.NoError(t, tx.Commit(t.Context()))
+		require.Equal(t, 1, rows(t))
+	})
+	_, outcomes := g.take()
+	require.Equal(t, []core.Outcome{core.Success, core.Success, core.Success, core.Success}, outcomes)
+	require.Zero(t, p.Stats().DestroyedBroken)
+	t.Run("but not a Commit", func(t *testing.T) {
+		tx, ctx := cancelled(t)
+		err := tx.Commit(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, ErrCommitUnknown, "it was not sent")
+		require.Equal(t, 1, rows(t))
+		require.EqualValues(t, 1, p.Stats().DestroyedBroken)
+	})
+	require.Zero(t, p.Stats().Used)
+}
+
 func TestEndedTransactionDoesNothing(t *testing.T) {
 	ctx := t.Context()
 	p := open(t, Config{Max: 1})
@@ -208,6 +258,25 @@ func TestPingOfASilentServerIsAFailure(t *testing.T) {
 	require.ErrorIs(t, p.DB().PingContext(ctx), context.DeadlineExceeded)
 	_, outcomes := g.take()
 	require.Equal(t, []core.Outcome{core.Failure}, outcomes)
+}
+
+// A server that does not answer keeps the Rollback of a cancelled caller no longer
+// than its grace.
+func TestRollbackUnderAnEndedContextDoesNotWaitForASilentServer(t *testing.T) {
+	srv := pgtest.Cluster(t)
+	p := open(t, Config{DSN: srv.DSN(), Max: 1, RequireServer: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	tx, err := p.Begin(ctx)
+	require.NoError(t, err)
+	var pid int
+	require.NoError(t, tx.QueryRow(ctx, "select pg_backend_pid()").Scan(&pid))
+	require.NoError(t, srv.Pause(pid))
+	defer func() { require.NoError(t, srv.Resume()) }()
+	cancel()
+	require.ErrorIs(t, tx.Rollback(ctx), context.DeadlineExceeded)
+	s := p.Stats()
+	require.Zero(t, s.Used)
+	require.EqualValues(t, 1, s.DestroyedBroken)
 }
 
 // The latency that a guard learns was the length of the rows, of the

@@ -36,7 +36,8 @@ type session struct {
 	answered bool         // the server was heard
 	outcome  core.Outcome // of the first error that is no answer
 	err      error        // that error
-	refused  error        // the server's last error that is not 25P02, its echo
+	refused  error        // the server's last error that is not 25P02, its echo, nor undone
+	conflict bool         // and whether the last, undone or not, was one
 	gone     bool         // an error said that the connection is of no more use
 	demoted  bool         // and so are all dialled before: what was a primary is none
 	ended    atomic.Bool
@@ -177,7 +178,7 @@ func (s *session) learn(ctx context.Context, err error) {
 		o = outcome(ctx, err, s.left)
 		s.answered = true
 		if state, _ := sqlState(err); state != inFailedTransaction {
-			s.refused = err
+			s.refused, s.conflict = err, conflict(err)
 		}
 	case errBadConn(err):
 		s.gone = true // and database/sql tries again: nothing is learnt yet
@@ -221,7 +222,7 @@ func (s *session) finish() {
 	o := s.outcome
 	if s.err == nil && s.answered {
 		o = core.Success
-		if !conflict(s.refused) {
+		if !s.conflict {
 			s.p.budget.Fund()
 		}
 	}

@@ -54,6 +54,8 @@ func (t *tx) Conn() *pgx.Conn {
 	return t.Tx.Conn()
 }
 
+// Rollback under a context that has ended is given a little time of its own. pgx
+// would close the connection without having asked.
 func (t *tx) Rollback(ctx context.Context) error {
 	if !t.end() {
 		return pgx.ErrTxClosed
@@ -61,7 +63,16 @@ func (t *tx) Rollback(ctx context.Context) error {
 	if t.last {
 		defer t.s.end()
 	}
-	return t.finish(ctx, t.Tx.Rollback)
+	if ctx.Err() != nil {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(context.WithoutCancel(ctx), rollbackGrace)
+		defer stop()
+	}
+	err := t.finish(ctx, t.Tx.Rollback)
+	if t.nested && err == nil {
+		t.s.refused = nil // the outer transaction is sound again
+	}
+	return err
 }
 
 // end ends the transaction, once: a second Rollback, of another goroutine, must

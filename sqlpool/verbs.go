@@ -132,8 +132,15 @@ func (p *Pool) trySendBatch(ctx context.Context, n int, b *pgx.Batch) (_ *batch,
 
 // CopyFrom copies rows into a table by Postgres's COPY, and returns how many.
 // It is never tried again, as its source can be read once; nor has it a
-// StatementTimeout. A panic of the source's methods, which pgx calls on another
-// goroutine, comes up here.
+// StatementTimeout.
+//
+// pgx reads the source on another goroutine. A panic of the source's methods
+// comes up here, as does runtime.Goexit. A panic of the values that they return
+// does not, and ends the program: of a driver.Valuer's Value, and of whatever
+// else pgx calls to encode them, as json.Marshaler or fmt.Stringer. Which of these
+// it calls depends on the column's type, so they are not called beforehand. Nor
+// does CopyFrom return before the source does, also when ctx has ended: a source
+// that may block must see the end of ctx by itself.
 func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, from pgx.CopyFromSource) (int64, error) {
 	var s session
 	if err := s.open(ctx, p); err != nil {
@@ -145,8 +152,11 @@ func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []str
 
 // Begin starts a transaction, with a connection of its own until Commit or
 // Rollback: one of them must be called. Unlike in database/sql, the end of ctx
-// does not end the transaction. InTx ends it by itself, and tries again what
-// only another transaction was in the way of.
+// does not end the transaction. A Rollback whose context has ended is sent all
+// the same, and given 250 ms, so that `defer tx.Rollback(ctx)` keeps the
+// connection of a request that was cancelled; a Commit is not sent then, and the
+// connection is closed. InTx ends the transaction by itself, and tries again what
+// only another was in the way of.
 func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) {
 	return p.BeginTx(ctx, pgx.TxOptions{})
 }
