@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 
@@ -77,26 +76,14 @@ func modeChosen(cfg *pgx.ConnConfig) bool {
 		strings.Contains(cfg.ConnString(), "default_query_exec_mode")
 }
 
-// forPooler makes a ConnConfig one for a pooler: with statements that have no
-// name, and without cancel requests. pgx sends these whenever it closes a
-// connection that is busy, and dials for them as for a connection: when connected
-// says that this is made, the dialer is asked for nothing else.
-func forPooler(cfg *pgx.ConnConfig, connected func() bool) *pgx.ConnConfig {
-	cfg = cfg.Copy()
+// forPooler makes cfg one for a pooler: with statements that have no name.
+func forPooler(cfg *pgx.ConnConfig) {
 	if !modeChosen(cfg) {
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		if cfg.DescriptionCacheCapacity <= 0 {
 			cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 		}
 	}
-	dial := cfg.DialFunc
-	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if connected() {
-			return nil, errors.New("sqlpool: no cancel request is sent to a pooler")
-		}
-		return dial(ctx, network, addr)
-	}
-	return cfg
 }
 
 // behindPooler asks whose connection this is. A server that cannot tell is
