@@ -335,7 +335,7 @@ func (c *Config) poolConfig(d *dialer, name string) pool.Config[*conn] {
 	}
 	if hook := c.OnAcquire; hook != nil {
 		cfg.OnAcquire = func(ctx context.Context, c *conn) error {
-			if err := hook(ctx, c.pgx); err != nil {
+			if err := hook(ctx, c.show()); err != nil {
 				return err
 			}
 			if !c.clean() {
@@ -345,7 +345,7 @@ func (c *Config) poolConfig(d *dialer, name string) pool.Config[*conn] {
 		}
 	}
 	if hook := c.OnRelease; hook != nil {
-		cfg.OnRelease = func(ctx context.Context, c *conn) bool { return hook(ctx, c.pgx) && c.clean() }
+		cfg.OnRelease = func(ctx context.Context, c *conn) bool { return hook(ctx, c.show()) && c.clean() }
 	}
 	return cfg
 }

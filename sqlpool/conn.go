@@ -153,6 +153,12 @@ func keepAlive(timeout time.Duration) pgconn.DialFunc {
 	return d.DialContext
 }
 
+// show is the pgx connection for the user to do with what he will.
+func (c *conn) show() *pgx.Conn {
+	c.prepared.shown++
+	return c.pgx
+}
+
 // valid tells, without a round trip, whether an idle connection may be lent:
 // it is neither closed by us nor has it anything to be read, since what a
 // server says unasked is that it ends the connection.

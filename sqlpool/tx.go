@@ -93,6 +93,14 @@ func (t *tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return t.s.newRow(ctx, t.Tx, sql, args)
 }
 
+// Conn is the pgx connection.
+func (t *tx) Conn() *pgx.Conn {
+	if t.s.ended.Load() {
+		return t.Tx.Conn()
+	}
+	return t.s.show()
+}
+
 func (t *tx) Begin(ctx context.Context) (pgx.Tx, error) {
 	if t.s.ended.Load() {
 		return nil, pgx.ErrTxClosed
