@@ -156,10 +156,14 @@ type Config struct {
 	OnAcquire func(ctx context.Context, conn *pgx.Conn) error
 
 	// OnRelease undoes what a caller has done to the session, before anybody
-	// else gets the connection: it runs RESET ROLE or DISCARD ALL, say. The
-	// caller waits for it. ctx has the values of the acquisition's and not its
-	// end; it ends after a second. False closes the connection. What is closed,
-	// busy or in a transaction anyway, it does not see. Default nil.
+	// else gets the connection: it runs RESET ROLE, say, or RESET ALL, which
+	// undoes what AfterConnect has SET, too. Not DISCARD ALL or DEALLOCATE alone:
+	// pgx does not hear that its statements are gone, and uses of them fail with
+	// 26000. conn.DeallocateAll, of pgx, after a DISCARD ALL sets that right, at
+	// the price of preparing each statement anew. The caller waits for the hook.
+	// ctx has the values of the acquisition's and not its end; it ends after a
+	// second. False closes the connection. What is closed, busy or in a
+	// transaction anyway, it does not see. Default nil.
 	OnRelease func(ctx context.Context, conn *pgx.Conn) (fit bool)
 
 	// LeakAfter is how long a connection may be in use before it is reported as

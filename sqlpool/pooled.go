@@ -111,8 +111,23 @@ func hintPooled(err error) {
 	if !ok || pg.Code != "26000" && pg.Code != "42P05" || pg.Hint != "" {
 		return
 	}
-	if strings.Contains(pg.Message, `"stmtcache_`) || strings.Contains(pg.Message, `"stmt_`) {
+	if namedByPgx(pg) {
 		pg.Hint = "if there is a pooler such as PgBouncer, see Pooled of sqlpool.Config"
 		pg.Message += " (" + pg.Hint + ")"
 	}
+}
+
+// namedByPgx reports whether an error is of a statement that was given its name
+// by pgx, or for database/sql.
+func namedByPgx(err *pgconn.PgError) bool {
+	return strings.Contains(err.Message, `"stmtcache_`) || strings.Contains(err.Message, `"stmt_`)
+}
+
+// sessionLost reports whether the server does not know a statement that pgx does:
+// they were deallocated, as by DISCARD ALL, or the session is another one. Then
+// all that was prepared, by the user's hooks too, is to be prepared anew, for
+// which there is a new connection.
+func sessionLost(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "26000" && namedByPgx(pg)
 }
