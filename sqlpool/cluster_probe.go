@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/surgewall/surgewall/core"
@@ -182,30 +180,18 @@ func (n *node) pauses() (pause, least time.Duration) {
 
 // pgProber is the prober of a server. It is used by one goroutine.
 type pgProber struct {
-	dialer  *dialer
-	dialing *atomic.Bool
-	conn    *conn
+	dialer *dialer
+	conn   *conn
 }
-
-// errNotDialing refuses the dial of a cancel request, which pgx makes on its own
-// when a probe is cut off, and which would outlive the prober.
-var errNotDialing = errors.New("sqlpool: a probe is not cancelled")
 
 // newProber is a prober with the node's own configuration. What there is for the
 // statements of users is left out.
 func newProber(cfg Config) *pgProber {
 	conn := cfg.ConnConfig.Copy()
 	conn.Tracer = nil
-	p := &pgProber{dialing: new(atomic.Bool)}
-	dial, dialing := conn.DialFunc, p.dialing
-	conn.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if !dialing.Load() {
-			return nil, errNotDialing
-		}
-		return dial(ctx, network, addr)
-	}
-	p.dialer = newDialer(conn, &Config{BeforeConnect: cfg.BeforeConnect, Pooled: PooledNo}) // not asked for: its answer is of no use here
-	return p
+	d := newDialer(conn, &Config{BeforeConnect: cfg.BeforeConnect, Pooled: PooledNo}) // not asked for: its answer is of no use here
+	d.probes = true
+	return &pgProber{dialer: d}
 }
 
 // ask asks on the connection that there is. If it is broken, it asks once more
@@ -217,9 +203,7 @@ func (p *pgProber) ask(ctx context.Context) (replica bool, at Token, err error) 
 			return replica, at, err
 		}
 	}
-	p.dialing.Store(true)
 	p.conn, err = p.dialer.dial(ctx)
-	p.dialing.Store(false)
 	if err != nil {
 		p.conn = nil
 		return false, Token{}, err

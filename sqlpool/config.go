@@ -157,10 +157,14 @@ type Config struct {
 	OnAcquire func(ctx context.Context, conn *pgx.Conn) error
 
 	// OnRelease undoes what a caller has done to the session, before anybody
-	// else gets the connection: it runs RESET ROLE or DISCARD ALL, say. The
-	// caller waits for it. ctx has the values of the acquisition's and not its
-	// end; it ends after a second. False closes the connection. What is closed,
-	// busy or in a transaction anyway, it does not see. Default nil.
+	// else gets the connection: it runs RESET ROLE, say, or RESET ALL, which
+	// undoes what AfterConnect has SET, too. Not DISCARD ALL or DEALLOCATE alone:
+	// pgx does not hear that its statements are gone, and uses of them fail with
+	// 26000. conn.DeallocateAll, of pgx, after a DISCARD ALL sets that right, at
+	// the price of preparing each statement anew. The caller waits for the hook.
+	// ctx has the values of the acquisition's and not its end; it ends after a
+	// second. False closes the connection. What is closed, busy or in a
+	// transaction anyway, it does not see. Default nil.
 	OnRelease func(ctx context.Context, conn *pgx.Conn) (fit bool)
 
 	// LeakAfter is how long a connection may be in use before it is reported as
@@ -345,7 +349,7 @@ func (c *Config) poolConfig(d *dialer, name string) pool.Config[*conn] {
 	}
 	if hook := c.OnAcquire; hook != nil {
 		cfg.OnAcquire = func(ctx context.Context, c *conn) error {
-			if err := hook(ctx, c.pgx); err != nil {
+			if err := hook(ctx, c.show()); err != nil {
 				if c.pgx.IsClosed() && pgconn.SafeToRetry(err) {
 					err = fmt.Errorf("%w: %w", pool.ErrUnfit, err) // as a statement goes to another
 				}
@@ -358,7 +362,7 @@ func (c *Config) poolConfig(d *dialer, name string) pool.Config[*conn] {
 		}
 	}
 	if hook := c.OnRelease; hook != nil {
-		cfg.OnRelease = func(ctx context.Context, c *conn) bool { return hook(ctx, c.pgx) && c.clean() }
+		cfg.OnRelease = func(ctx context.Context, c *conn) bool { return hook(ctx, c.show()) && c.clean() }
 	}
 	return cfg
 }

@@ -23,6 +23,7 @@ type conn struct {
 	std   *stdlib.Conn // the same connection, for database/sql
 	named bool         // statements are kept under names at the other end
 	peeker
+	dials    *dials     // for this connection alone
 	madeAt   time.Time  // when the server had let it in
 	prepared statements // for database/sql
 }
@@ -34,6 +35,7 @@ type dialer struct {
 	before func(context.Context, *pgx.ConnConfig) error
 	after  func(context.Context, *pgx.Conn) error
 	pooled atomic.Int32 // a Pooled: what was declared, or found
+	probes bool         // for connections that send no cancel requests, as to a pooler
 
 	// sawPrimary is set once a dial has reached a server that is no standby. In
 	// a pool of which that is true, a standby is a primary that was demoted, or
@@ -59,7 +61,7 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 		}
 	}
 	pooled := Pooled(d.pooled.Load())
-	c, err := connect(ctx, cfg, pooled == PooledYes)
+	c, err := d.connect(ctx, cfg, pooled == PooledYes)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +80,7 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 		if found {
 			pooled = PooledYes
 			closeSoon(ctx, c)
-			if c, err = connect(ctx, cfg, true); err != nil {
+			if c, err = d.connect(ctx, cfg, true); err != nil {
 				fit = true // there is none
 				return nil, err
 			}
@@ -103,11 +105,19 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 // connect connects and logs in, with a copy of cfg. The driver's connection is
 // made here, once, since only its connector can make one. The connector's own
 // hooks are not used: it does not close what they fail on.
-func connect(ctx context.Context, cfg *pgx.ConnConfig, pooled bool) (*conn, error) {
-	var connected atomic.Bool
+func (d *dialer) connect(ctx context.Context, cfg *pgx.ConnConfig, pooled bool) (*conn, error) {
+	cfg = cfg.Copy()
 	if pooled {
-		cfg = forPooler(cfg, connected.Load)
+		forPooler(cfg)
 	}
+	dials := newDials(cfg.DialFunc)
+	cfg.DialFunc = dials.dial
+	made := false
+	defer func() {
+		if !made {
+			dials.end()
+		}
+	}()
 	dc, err := stdlib.GetConnector(*cfg).Connect(ctx)
 	if err != nil {
 		// pgx attaches its Config, a copy made for this dial.
@@ -116,15 +126,18 @@ func connect(ctx context.Context, cfg *pgx.ConnConfig, pooled bool) (*conn, erro
 		}
 		return nil, err
 	}
-	connected.Store(true)
 	std, ok := dc.(*stdlib.Conn)
 	if !ok {
 		_ = dc.Close()
 		return nil, fmt.Errorf("sqlpool: pgx made a %T", dc)
 	}
-	c := &conn{pgx: std.Conn(), std: std, madeAt: time.Now(), prepared: newStatements(cfg)}
+	c := &conn{pgx: std.Conn(), std: std, madeAt: time.Now(), prepared: newStatements(cfg), dials: dials}
 	c.named = !pooled || cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 	c.peeker = newPeeker(c.pgx.PgConn().Conn())
+	if pooled || d.probes {
+		dials.forbid()
+	}
+	made = true
 	return c, nil
 }
 
@@ -138,6 +151,12 @@ func keepAlive(timeout time.Duration) pgconn.DialFunc {
 		Count:    3,
 	}}
 	return d.DialContext
+}
+
+// show is the pgx connection for the user to do with what he will.
+func (c *conn) show() *pgx.Conn {
+	c.prepared.shown++
+	return c.pgx
 }
 
 // valid tells, without a round trip, whether an idle connection may be lent:
@@ -156,15 +175,29 @@ func (c *conn) clean() bool {
 
 func pingConn(ctx context.Context, c *conn) error { return c.pgx.Ping(ctx) }
 
-// closeConn closes c, and waits until the socket is closed too. What pgx does
-// in its own time, after a cancelled query, is cut short when ctx ends.
+// closeGrace is how much longer than until the end of its context closeConn
+// waits for pgx, which has nothing left to wait for by then, unless the user's
+// DialFunc does not heed its context.
+const closeGrace = 250 * time.Millisecond
+
+// closeConn closes c, and waits until all its sockets are closed, and pgx's
+// goroutine has ended. What pgx does in its own time, after a cancelled query, is
+// cut short when ctx ends.
 func closeConn(ctx context.Context, c *conn) {
-	pg := c.pgx.PgConn()
+	done := c.pgx.PgConn().CleanupDone()
 	_ = c.pgx.Close(ctx) // it is being thrown away
 	select {
-	case <-pg.CleanupDone():
+	case <-done:
+		return
 	case <-ctx.Done():
-		_ = pg.Conn().Close()
+	}
+	c.dials.end()
+	_ = c.pgx.PgConn().Conn().Close()
+	grace := time.NewTimer(closeGrace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C:
 	}
 }
 

@@ -168,7 +168,7 @@ func (c *dbConn) Conn() *pgx.Conn {
 	if err != nil {
 		return nil
 	}
-	return s.pgx
+	return s.show()
 }
 
 // refusedReset is the error of an acquisition that database/sql asked for by

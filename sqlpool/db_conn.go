@@ -136,8 +136,9 @@ func (s *session) driverExec(ctx context.Context, query string, args []driver.Na
 	defer s.endUnless(&returned)
 	s.start(ctx)
 	for again := false; ; again = true {
-		if err = s.known(ctx, query, prepared); err == nil {
-			r, err = s.driverRun(ctx, query, args)
+		var st *statement
+		if st, err = s.known(ctx, query, prepared); err == nil {
+			r, err = s.driverRun(ctx, query, st, args)
 		}
 		if again || !s.unplanned(query, err) || !prepared && len(args) == 0 || !s.extended(args) {
 			break
@@ -150,10 +151,13 @@ func (s *session) driverExec(ctx context.Context, query string, args []driver.Na
 // driverRun is what pgx's driver does, but for the error of an answer that breaks
 // off: it makes driver.ErrBadConn of that, too, upon which database/sql would
 // send the statement again.
-func (s *session) driverRun(ctx context.Context, query string, named []driver.NamedValue) (driver.Result, error) {
-	args := make([]any, len(named))
-	for i, arg := range named {
-		args[i] = arg.Value
+func (s *session) driverRun(ctx context.Context, query string, st *statement, named []driver.NamedValue) (driver.Result, error) {
+	args := make([]any, 0, len(named)+1)
+	if st != nil {
+		args = append(args, st)
+	}
+	for _, arg := range named {
+		args = append(args, arg.Value)
 	}
 	tag, err := s.pgx.Exec(ctx, query, args...)
 	return driver.RowsAffected(tag.RowsAffected()), err
@@ -164,8 +168,10 @@ func (s *session) driverQuery(ctx context.Context, query string, args []driver.N
 	defer s.endUnless(&returned)
 	s.start(ctx)
 	for again := false; ; again = true {
-		if err = s.known(ctx, query, prepared); err == nil {
-			r, err = s.std.QueryContext(ctx, query, args)
+		var st *statement
+		if st, err = s.known(ctx, query, prepared); err == nil {
+			r, err = s.std.QueryContext(ctx, query, s.prepared.with(st, args))
+			clear(s.prepared.args)
 		}
 		if again || !s.unplanned(query, err) || !s.extended(args) {
 			break
@@ -185,9 +191,9 @@ func (s *session) driverQuery(ctx context.Context, query string, args []driver.N
 }
 
 // known has a prepared statement prepared before it is run.
-func (s *session) known(ctx context.Context, query string, prepared bool) error {
+func (s *session) known(ctx context.Context, query string, prepared bool) (*statement, error) {
 	if !prepared {
-		return nil
+		return nil, nil
 	}
 	return s.prepared.ready(ctx, s.pgx, query)
 }

@@ -3,7 +3,9 @@ package sqlpool
 import (
 	"container/list"
 	"context"
+	"crypto/sha256"
 	"database/sql/driver"
+	"encoding/hex"
 	"errors"
 	"slices"
 
@@ -72,12 +74,37 @@ type statements struct {
 	max  int
 	all  map[string]*list.Element
 	used list.List // of *statement, the last used first
+
+	shown int                 // how often the user was given the pgx connection
+	args  []driver.NamedValue // of the query that is being sent
 }
 
+// statement has a name of its own. pgx would find it by its text, too, if that
+// were the name, for whoever runs the same text, and of what it finds so it mends
+// nothing when the server has given up the plan.
+//
+// The name is made of the text: behind a pooler that nobody has declared, another
+// client's statement of this name is the same.
 type statement struct {
 	query  string
+	name   string
 	inputs int
 	stale  bool // what the server knows of it may have become wrong
+	shown  int  // up to where pgx is certain to know it: see statements
+}
+
+// RewriteQuery has pgx run the statement by its name, where tracers have seen its
+// text: the statement is the first argument. An argument of the user's that
+// rewrites has the last word.
+func (st *statement) RewriteQuery(_ context.Context, _ *pgx.Conn, _ string, args []any) (string, []any, error) {
+	return st.name, args, nil
+}
+
+func (st *statement) String() string { return st.name }
+
+func statementName(query string) string {
+	digest := sha256.Sum256([]byte(query))
+	return "stmt_db_" + hex.EncodeToString(digest[:24])
 }
 
 func newStatements(cfg *pgx.ConnConfig) statements {
@@ -91,13 +118,16 @@ func newStatements(cfg *pgx.ConnConfig) statements {
 // kept tells whether the server keeps what is prepared.
 func (ss *statements) kept() bool { return ss.mode == pgx.QueryExecModeCacheStatement }
 
-// ready prepares a statement that is about to be run, where that is of use.
-func (ss *statements) ready(ctx context.Context, on *pgx.Conn, query string) error {
-	if !ss.kept() {
-		return nil
+// ready prepares a statement that is about to be run, where that is of use. It
+// returns nil where it is not.
+func (ss *statements) ready(ctx context.Context, on *pgx.Conn, query string) (*statement, error) {
+	if !ss.kept() || query == "" {
+		return nil, nil
 	}
-	_, err := ss.prepare(ctx, on, query)
-	return err
+	if _, err := ss.prepare(ctx, on, query); err != nil {
+		return nil, err
+	}
+	return ss.used.Front().Value.(*statement), nil
 }
 
 // prepare returns how many arguments a statement has, or -1. Without a round
@@ -107,13 +137,13 @@ func (ss *statements) prepare(ctx context.Context, on *pgx.Conn, query string) (
 	case ss.mode == pgx.QueryExecModeSimpleProtocol:
 		return -1, nil
 	case query == "":
-		return 0, nil // pgx would name it, and not find it again
+		return 0, nil // pgx would name it where nothing is kept
 	}
 	if e, ok := ss.all[query]; ok {
 		st := e.Value.(*statement)
 		if !st.stale {
 			ss.used.MoveToFront(e)
-			return st.inputs, nil
+			return st.inputs, ss.check(ctx, on, st)
 		}
 		if err := ss.forget(ctx, on, e); err != nil {
 			return 0, err
@@ -126,28 +156,52 @@ func (ss *statements) prepare(ctx context.Context, on *pgx.Conn, query string) (
 	}
 	name := "" // is overwritten by the next
 	if ss.kept() {
-		name = query // by which pgx finds it when it is run
+		name = statementName(query)
 	}
 	d, err := on.Prepare(ctx, name, query)
 	if err != nil {
 		return 0, err
 	}
-	st := &statement{query: query, inputs: len(d.ParamOIDs)}
+	st := &statement{query: query, name: name, inputs: len(d.ParamOIDs), shown: ss.shown}
 	ss.all[query] = ss.used.PushFront(st)
 	return st.inputs, nil
+}
+
+// check has pgx know st, which the user may have taken from it since, by
+// DeallocateAll: to pgx, the name would then be a text. There is no round trip
+// unless that is so.
+func (ss *statements) check(ctx context.Context, on *pgx.Conn, st *statement) error {
+	if st.shown == ss.shown || !ss.kept() {
+		return nil
+	}
+	if _, err := on.Prepare(ctx, st.name, st.query); err != nil {
+		return err
+	}
+	st.shown = ss.shown
+	return nil
 }
 
 // forget deallocates a statement.
 func (ss *statements) forget(ctx context.Context, on *pgx.Conn, e *list.Element) error {
 	st := e.Value.(*statement)
 	if ss.kept() {
-		if err := on.Deallocate(ctx, st.query); err != nil {
+		if err := on.Deallocate(ctx, st.name); err != nil {
 			return err
 		}
 	}
 	delete(ss.all, st.query)
 	ss.used.Remove(e)
 	return nil
+}
+
+// with are the arguments of a query that runs st, if there is one. pgx's driver
+// copies them.
+func (ss *statements) with(st *statement, args []driver.NamedValue) []driver.NamedValue {
+	if st == nil {
+		return args
+	}
+	ss.args = append(append(ss.args[:0], driver.NamedValue{Value: st}), args...)
+	return ss.args
 }
 
 // doubt notes that a statement failed with err. It is prepared anew before its

@@ -297,6 +297,105 @@ func TestStatementsOutliveAChangeOfTheSchema(t *testing.T) {
 	}
 }
 
+// The statement of a sql.Stmt was found by its text by whoever ran the same, and
+// failed for them on and on when the server had given up its plan.
+func TestStatementOfDatabaseSQLFailsNobodyElseAfterAChangeOfTheSchema(t *testing.T) {
+	ctx := t.Context()
+	p := open(t, Config{Max: 1, MinIdle: 1})
+	_, err := p.Exec(ctx, "create table item (id int); insert into item values (1)")
+	require.NoError(t, err)
+	const query = "select * from item where id > $1"
+	st, err := p.DB().PrepareContext(ctx, query)
+	require.NoError(t, err)
+	columns := 1
+	dest := func() []any { return make([]any, columns) }
+	native := func(query string, arg any) func() error {
+		return func() error { return p.QueryRow(ctx, query, arg).Scan(dest()...) }
+	}
+	exec := func() error { _, err := p.Exec(ctx, query, 0); return err }
+	sqlRow := func(of interface {
+		QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	},
+	) error {
+		var got [4]sql.NullInt64
+		dest := []any{&got[0], &got[1], &got[2], &got[3]}
+		return of.QueryRowContext(ctx, query, 0).Scan(dest[:columns]...)
+	}
+	prepared := func() error {
+		rows, err := st.QueryContext(ctx, 0)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+		}
+		return rows.Err()
+	}
+	for i, use := range []func() error{native(query, 0), native("select * from item where id > @id", pgx.NamedArgs{"id": 0}), exec} {
+		require.NoError(t, prepared())
+		require.NoError(t, use())
+		_, err = p.Exec(ctx, fmt.Sprintf("alter table item add column c%d int", i))
+		require.NoError(t, err)
+		columns++
+		require.ErrorContains(t, use(), "0A000", "what pgx has cached fails once")
+		require.NoError(t, use())
+		require.NoError(t, sqlRow(p.DB()))
+		require.NoError(t, prepared())
+	}
+	require.Zero(t, p.Stats().DestroyedBroken)
+}
+
+// After pgx's DeallocateAll, the name of a statement would be a text to pgx.
+func TestStatementOutlivesDeallocateAll(t *testing.T) {
+	ctx := t.Context()
+	deallocate := true
+	p := open(t, Config{Max: 1, OnRelease: func(ctx context.Context, c *pgx.Conn) bool {
+		return !deallocate || c.DeallocateAll(ctx) == nil
+	}})
+	st, err := p.DB().PrepareContext(ctx, "select $1::int")
+	require.NoError(t, err)
+	inTx := func(n int) error {
+		tx, err := p.DB().BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback() }()
+		var got int
+		if _, err := tx.StmtContext(ctx, st).ExecContext(ctx, n); err != nil {
+			return err
+		}
+		return tx.StmtContext(ctx, st).QueryRowContext(ctx, n).Scan(&got)
+	}
+	require.NoError(t, inTx(1))
+	require.NoError(t, inTx(2))
+
+	deallocate = false
+	c, err := p.DB().Conn(ctx)
+	require.NoError(t, err)
+	own, err := c.PrepareContext(ctx, "select $1::int")
+	require.NoError(t, err)
+	for range 2 {
+		require.NoError(t, c.Raw(func(dc any) error {
+			return dc.(interface{ Conn() *pgx.Conn }).Conn().DeallocateAll(ctx)
+		}))
+		_, err = own.ExecContext(ctx, 1)
+		require.NoError(t, err)
+	}
+	require.NoError(t, c.Close())
+	require.NoError(t, inTx(3))
+
+	for name, use := range map[string]func() error{
+		"conn": func() error { return p.With(ctx, func(c *Conn) error { return c.Conn().DeallocateAll(ctx) }) },
+		"tx": func() error {
+			return p.InTx(ctx, pgx.TxOptions{}, func(ctx context.Context, tx pgx.Tx) error { return tx.Conn().DeallocateAll(ctx) })
+		},
+	} {
+		require.NoError(t, use(), name)
+		require.NoError(t, inTx(4), name)
+	}
+	require.Zero(t, p.Stats().DestroyedBroken)
+}
+
 // An error of data leaves the statement prepared.
 func TestStatementStaysPreparedAfterAnAnswer(t *testing.T) {
 	ctx := t.Context()

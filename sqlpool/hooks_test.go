@@ -40,6 +40,74 @@ func roleWithPassword(t *testing.T, password string) string {
 	return u.String()
 }
 
+// What the documentation of OnRelease says of ways to undo a session.
+func TestOnReleaseUndoesTheSession(t *testing.T) {
+	ctx := t.Context()
+	for name, undo := range map[string]func(context.Context, *pgx.Conn) error{
+		"reset": func(ctx context.Context, c *pgx.Conn) error {
+			_, err := c.Exec(ctx, "reset all; reset role")
+			return err
+		},
+		"discard": func(ctx context.Context, c *pgx.Conn) error {
+			if _, err := c.Exec(ctx, "discard all"); err != nil {
+				return err
+			}
+			return c.DeallocateAll(ctx)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := open(t, Config{Max: 1, OnRelease: func(ctx context.Context, c *pgx.Conn) bool { return undo(ctx, c) == nil }})
+			st, err := p.DB().PrepareContext(ctx, "select $1::int")
+			require.NoError(t, err)
+			for n := range 4 {
+				_, err := p.Exec(ctx, "set role pg_monitor; set work_mem = '1234kB'")
+				require.NoError(t, err)
+				var role, mem string
+				require.NoError(t, p.QueryRow(ctx, "select current_setting('role'), current_setting($1)", "work_mem").Scan(&role, &mem))
+				require.Equal(t, "none", role)
+				require.NotEqual(t, "1234kB", mem)
+				var got int
+				require.NoError(t, st.QueryRowContext(ctx, n).Scan(&got))
+			}
+			require.EqualValues(t, 1, p.Stats().Created)
+		})
+	}
+}
+
+// When the statements of a session are gone and pgx has not heard of it, each of
+// them failed once, those that a hook had prepared for good.
+func TestStatementsThatAreGoneFailOnce(t *testing.T) {
+	ctx := t.Context()
+	p := open(t, Config{Max: 1, AfterConnect: func(ctx context.Context, c *pgx.Conn) error {
+		_, err := c.Prepare(ctx, "mine", "select $1::int")
+		return err
+	}})
+	texts := []string{"select $1::int + 1", "select $1::int + 2", "select $1::int + 3", "mine"}
+	row := func(text string) error { return p.QueryRow(ctx, text, 1).Scan(new(int)) }
+	for _, inTx := range []bool{false, true} {
+		for _, text := range texts {
+			require.NoError(t, row(text))
+		}
+		_, err := p.Exec(ctx, "discard all")
+		require.NoError(t, err)
+		if inTx {
+			err = pgx.BeginFunc(ctx, p, func(tx pgx.Tx) error { return tx.QueryRow(ctx, texts[0], 1).Scan(new(int)) })
+		} else {
+			err = row(texts[0])
+		}
+		require.ErrorContains(t, err, "26000")
+		for _, text := range texts {
+			require.NoError(t, row(text))
+		}
+	}
+	require.EqualValues(t, 2, p.Stats().DestroyedBroken)
+
+	// A name of the program's own, which it got wrong, says nothing of the rest.
+	_, err := p.Exec(ctx, "execute gone")
+	require.ErrorContains(t, err, "26000")
+	require.EqualValues(t, 2, p.Stats().DestroyedBroken)
+}
+
 // A token that is good for one login each: no dial may reuse another's.
 func TestBeforeConnectGivesEachDialItsPassword(t *testing.T) {
 	dsn := roleWithPassword(t, secret)

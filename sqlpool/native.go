@@ -53,7 +53,7 @@ func (c *Conn) Conn() *pgx.Conn {
 	if c.s.ended.Load() {
 		return nil
 	}
-	return c.s.pgx
+	return c.s.show()
 }
 
 // Exec runs a statement and returns when it is done.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 
@@ -77,26 +76,14 @@ func modeChosen(cfg *pgx.ConnConfig) bool {
 		strings.Contains(cfg.ConnString(), "default_query_exec_mode")
 }
 
-// forPooler makes a ConnConfig one for a pooler: with statements that have no
-// name, and without cancel requests. pgx sends these whenever it closes a
-// connection that is busy, and dials for them as for a connection: when connected
-// says that this is made, the dialer is asked for nothing else.
-func forPooler(cfg *pgx.ConnConfig, connected func() bool) *pgx.ConnConfig {
-	cfg = cfg.Copy()
+// forPooler makes cfg one for a pooler: with statements that have no name.
+func forPooler(cfg *pgx.ConnConfig) {
 	if !modeChosen(cfg) {
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		if cfg.DescriptionCacheCapacity <= 0 {
 			cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 		}
 	}
-	dial := cfg.DialFunc
-	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if connected() {
-			return nil, errors.New("sqlpool: no cancel request is sent to a pooler")
-		}
-		return dial(ctx, network, addr)
-	}
-	return cfg
 }
 
 // behindPooler asks whose connection this is. A server that cannot tell is
@@ -124,8 +111,23 @@ func hintPooled(err error) {
 	if !ok || pg.Code != "26000" && pg.Code != "42P05" || pg.Hint != "" {
 		return
 	}
-	if strings.Contains(pg.Message, `"stmtcache_`) || strings.Contains(pg.Message, `"stmt_`) {
+	if namedByPgx(pg) {
 		pg.Hint = "if there is a pooler such as PgBouncer, see Pooled of sqlpool.Config"
 		pg.Message += " (" + pg.Hint + ")"
 	}
+}
+
+// namedByPgx reports whether an error is of a statement that was given its name
+// by pgx, or for database/sql.
+func namedByPgx(err *pgconn.PgError) bool {
+	return strings.Contains(err.Message, `"stmtcache_`) || strings.Contains(err.Message, `"stmt_`)
+}
+
+// sessionLost reports whether the server does not know a statement that pgx does:
+// they were deallocated, as by DISCARD ALL, or the session is another one. Then
+// all that was prepared, by the user's hooks too, is to be prepared anew, for
+// which there is a new connection.
+func sessionLost(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "26000" && namedByPgx(pg)
 }

@@ -367,13 +367,15 @@ func TestModeOfStatements(t *testing.T) {
 		for _, dsn := range bothForms(params) {
 			cfg, err := pgx.ParseConfig(dsn)
 			require.NoError(t, err)
-			require.Equal(t, want, forPooler(cfg, func() bool { return false }).DefaultQueryExecMode, params)
+			forPooler(cfg)
+			require.Equal(t, want, cfg.DefaultQueryExecMode, params)
 		}
 	}
 	cfg, err := pgx.ParseConfig("")
 	require.NoError(t, err)
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
-	require.Equal(t, pgx.QueryExecModeExec, forPooler(cfg, func() bool { return false }).DefaultQueryExecMode)
+	forPooler(cfg)
+	require.Equal(t, pgx.QueryExecModeExec, cfg.DefaultQueryExecMode)
 	require.Equal(t, "detect yes no Pooled(3)", fmt.Sprint(PooledDetect, PooledYes, PooledNo, Pooled(3)))
 	_, err = Open(t.Context(), Config{DSN: "host=x", Pooled: 3})
 	require.EqualError(t, err, "sqlpool.Config.Pooled: 3: must be PooledDetect, PooledYes or PooledNo")

@@ -168,7 +168,7 @@ func (s *session) learn(ctx context.Context, err error) {
 	switch {
 	case ok:
 		readOnly := wentReadOnly(err, s.pgx.PgConn())
-		s.gone = s.gone || class.gone || readOnly
+		s.gone = s.gone || class.gone || readOnly || sessionLost(err)
 		if readOnly && s.p.dialer.sawPrimary.CompareAndSwap(true, false) {
 			s.demoted = true
 		}

@@ -145,3 +145,29 @@ func TestPgxTracerIsKept(t *testing.T) {
 		require.False(t, slices.Contains(want, "query (another context)"))
 	}
 }
+
+// texts is a tracer that remembers what was run.
+type texts struct{ seen []string }
+
+func (r *texts) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	r.seen = append(r.seen, d.SQL)
+	return ctx
+}
+
+func (*texts) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A prepared statement is run by a name that tells nobody anything.
+func TestPgxTracerSeesTheTextOfAPreparedStatement(t *testing.T) {
+	ctx := t.Context()
+	r := &texts{}
+	cfg, err := pgx.ParseConfig(pgtest.DSN(t))
+	require.NoError(t, err)
+	cfg.Tracer = r
+	p := open(t, Config{ConnConfig: cfg, Max: 1, Pooled: PooledNo})
+	st, err := p.DB().PrepareContext(ctx, "select $1::int")
+	require.NoError(t, err)
+	_, err = st.ExecContext(ctx, 1)
+	require.NoError(t, err)
+	require.NoError(t, st.QueryRowContext(ctx, 1).Scan(new(int)))
+	require.Equal(t, []string{"select $1::int", "select $1::int"}, r.seen)
+}

@@ -51,7 +51,7 @@ func (t *tx) Conn() *pgx.Conn {
 	if t.ended.Load() || t.s.ended.Load() {
 		return nil
 	}
-	return t.Tx.Conn()
+	return t.s.show()
 }
 
 // Rollback under a context that has ended is given a little time of its own. pgx
