@@ -18,7 +18,8 @@ const (
 )
 
 // Any is satisfied by every replica that is not further behind than
-// ClusterConfig.MaxLag. What one read has seen the next may not see yet.
+// ClusterConfig.MaxLag, as far as is known: see there for when no primary is.
+// What one read has seen the next may not see yet.
 func Any() Consistency { return Consistency{} }
 
 // WithinLag is satisfied by a replica that has all that was committed d ago. It

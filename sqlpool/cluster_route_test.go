@@ -62,6 +62,19 @@ func TestFirstWriteWaitsForAllNodes(t *testing.T) {
 	})
 }
 
+// A replica that answers before the primary serves nothing yet: it may be behind.
+func TestLaggingReplicaServesNoReadsAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		all[0].lsn, all[1].lsn = 1_000_000, 1
+		all[0].delay = 300 * time.Millisecond
+		defer time.Sleep(all[0].delay) // until it sees that the cluster has ended
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Read(Any())))
+	})
+}
+
 // In flight counts from before the wait for a connection to its release.
 func TestInFlightCountsWaitersAndHolders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

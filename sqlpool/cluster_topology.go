@@ -50,8 +50,9 @@ type topology struct {
 	maxLag       time.Duration // negative: off
 	primaryReads bool
 
-	nodes   []nodeView
-	primary int // where writes go; -1: nowhere
+	nodes     []nodeView
+	primary   int  // where writes go; -1: nowhere
+	primaries bool // there was one once
 
 	// timeline is the latest that any node was seen on. A promotion begins a new
 	// one, so a primary on an earlier one was replaced, whether or not its
@@ -79,7 +80,7 @@ type nodeView struct {
 	// this replica; zero: not known. It is never later than it should be.
 	freshAt time.Time
 	lag     time.Duration // from freshAt to the last mark; with no freshAt, at least this
-	lagging bool          // lag is, or was and is not yet well below, maxLag
+	lagging bool          // lag was last known to be above maxLag, and since then not to be well below
 	reads   bool          // it serves reads that say Any
 }
 
@@ -118,9 +119,11 @@ func (t *topology) see(i int, s sighting, now time.Time) {
 
 // take takes in what a probe saw.
 func (t *topology) take(n *nodeView, s sighting) {
-	// A server that was restarted, or made anew, may be behind what it was.
-	if s.replica != n.replica || s.timeline < n.timeline || s.lsn < n.lsn {
+	// A server that was restarted, or made anew, may be behind what it was. Once
+	// there was a primary, one of which nothing is known stays out until it is dated.
+	if n.at.IsZero() || s.replica != n.replica || s.timeline < n.timeline || s.lsn < n.lsn {
 		n.freshAt = time.Time{}
+		n.lagging = t.maxLag >= 0 && t.primaries
 	}
 	n.reachable = true
 	n.at, n.replica, n.timeline, n.lsn = s.at, s.replica, s.timeline, s.lsn
@@ -174,6 +177,7 @@ func (t *topology) choose() {
 // the last mark that they have reached.
 func (t *topology) date() {
 	if t.primary >= 0 {
+		t.primaries = true
 		p := &t.nodes[t.primary]
 		if k := len(t.marks); k > 0 && t.marks[k-1].node != t.primary {
 			t.forget()
@@ -213,25 +217,36 @@ func (t *topology) mark(m mark) {
 
 // judge says what node i is, and whether it serves reads. A replica that lagged
 // comes back when it lags half of what is allowed, so that it does not come and
-// go. While there is no primary, nothing is behind it.
+// go. While there is nothing to date it by, one that lagged stays out, and one
+// that did not stays in. Before every node was asked, none serves: the primary
+// that it is behind may be the one that has not answered yet.
 func (t *topology) judge(i int, now time.Time) {
 	n := &t.nodes[i]
 	if role := t.role(i); role != n.role {
 		n.role, n.since = role, now
 	}
 	n.lag = 0
-	if k := len(t.marks); n.role == RoleReplica && k > 0 {
+	switch k := len(t.marks); {
+	case !n.replica:
+		n.lagging = false
+	case k > 0: // reachable or not: it may come back when the marks are gone
 		from := n.freshAt
-		if from.IsZero() {
+		unknown := from.IsZero()
+		if unknown {
 			from = t.marks[0].at
 		}
-		n.lag = t.marks[k-1].at.Sub(from)
-		unknown := n.freshAt.IsZero()
-		n.lagging = t.maxLag >= 0 && (unknown || n.lag > t.maxLag || n.lagging && n.lag > t.maxLag/2)
-	} else {
-		n.lagging = false
+		lag := t.marks[k-1].at.Sub(from)
+		n.lagging = t.maxLag >= 0 && (unknown || lag > t.maxLag || n.lagging && lag > t.maxLag/2)
+		if n.reachable {
+			n.lag = lag
+		}
 	}
-	n.reads = n.role == RoleReplica && !n.lagging || n.role == RolePrimary && t.primaryReads
+	n.reads = n.role == RoleReplica && !n.lagging && t.complete() || n.role == RolePrimary && t.primaryReads
+}
+
+// complete reports whether each node was asked.
+func (t *topology) complete() bool {
+	return !slices.ContainsFunc(t.nodes, func(n nodeView) bool { return !n.asked })
 }
 
 func (t *topology) role(i int) Role {

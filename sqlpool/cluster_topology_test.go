@@ -2,6 +2,7 @@ package sqlpool
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -91,8 +92,9 @@ func TestTopologyWritesToNoPrimaryOfAnEarlierTimeline(t *testing.T) {
 func TestReplicaIsAsFreshAsTheMarkItHasReached(t *testing.T) {
 	c := newTold(2)
 	c.replica(1, 1, 100)
-	require.True(t, c.nodes[1].reads, "with no primary to be behind")
+	require.False(t, c.nodes[1].reads, "it may be behind the primary, which was not asked yet")
 	c.primary(0, 1, 100) // the replica is known to have had that
+	require.True(t, c.nodes[1].reads)
 	first := c.now
 	require.Equal(t, first, c.nodes[1].freshAt)
 	for range 5 {
@@ -135,6 +137,60 @@ func TestLaggingReplicaLeavesAndComesBackWhenWell(t *testing.T) {
 	require.True(t, c.nodes[1].reads)
 	// One of which nobody knows how far behind it is, is out.
 	c.replica(1, 1, 50)
+	require.False(t, c.nodes[1].reads)
+}
+
+// One that lags does not come back because nobody knows any more by how much.
+func TestLaggingReplicaStaysOutInAFailover(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		c := newTold(3)
+		c.primary(0, 1, 100)
+		c.replica(1, 1, 100)
+		c.replica(2, 1, 100)
+		if away { // and lags behind unseen
+			c.gone(2)
+		}
+		at := lsn(100)
+		for range 30 {
+			at += 100
+			c.primary(0, 1, at)
+			c.replica(1, 1, at)
+		}
+		c.gone(0)
+		c.replica(1, 2, at) // follows a new primary, that was not seen yet
+		require.True(t, c.nodes[1].reads)
+		c.replica(2, 1, 100)
+		require.False(t, c.nodes[2].reads)
+		c.replica(2, 1, 50)
+		require.False(t, c.nodes[2].reads)
+		c.primary(1, 2, at)
+		require.False(t, c.nodes[2].reads)
+		c.replica(2, 2, at)
+		require.True(t, c.nodes[2].reads)
+	}
+}
+
+// One that was never seen beside a primary is out as well, once there was one.
+func TestReplicaFirstSeenInAFailoverStaysOut(t *testing.T) {
+	c := newTold(3)
+	c.gone(2)
+	c.replica(1, 1, 100)
+	c.primary(0, 1, 100)
+	c.replica(1, 2, 100)
+	c.replica(2, 1, 50)
+	require.False(t, c.nodes[2].reads)
+	c.replica(0, 2, 100) // nor the old primary, of which nobody knows what it lacks
+	require.False(t, c.nodes[0].reads)
+	require.True(t, c.nodes[1].reads)
+}
+
+func TestReplicaServesAtTheStartWhenAllWereAsked(t *testing.T) {
+	c := newTold(2)
+	c.replica(1, 1, 1)
+	require.False(t, c.nodes[1].reads)
+	c.gone(0)
+	require.True(t, c.nodes[1].reads, "nothing says that it lags")
+	c.primary(0, 1, 1000)
 	require.False(t, c.nodes[1].reads)
 }
 
@@ -215,6 +271,7 @@ func TestTopologyModel(t *testing.T) {
 		var tokens []token
 		latest := uint32(1)
 		chosen := uint32(0)
+		behind := make([]bool, nodes) // was last known to lag
 		pick := func() *server { return servers[rapid.IntRange(0, nodes-1).Draw(t, "server")] }
 		prefix := func(log, of []commit) bool {
 			if len(log) > len(of) {
@@ -290,8 +347,21 @@ func TestTopologyModel(t *testing.T) {
 					require.Equal(t, topo.timeline, got)
 					require.False(t, topo.nodes[p].replica)
 				}
+				asked := !slices.ContainsFunc(topo.nodes, func(n nodeView) bool { return !n.asked })
 				for i := range topo.nodes {
-					n, s := &topo.nodes[i], servers[i]
+					n := &topo.nodes[i]
+					if n.role == RoleReplica {
+						if n.reads {
+							require.True(t, asked, "it serves, and may be behind one that was not asked")
+							require.False(t, behind[i] && n.freshAt.IsZero(), "it lagged, and is back without a date")
+						}
+						if k := len(topo.marks); k > 0 && n.reads {
+							require.False(t, n.freshAt.IsZero())
+							require.LessOrEqual(t, topo.marks[k-1].at.Sub(n.freshAt), topo.maxLag)
+						}
+						behind[i] = asked && !n.reads
+					}
+					s := servers[i]
 					if !n.replica || !n.reachable || int(n.lsn) > len(s.log) || s.primary || s.timeline < n.timeline {
 						continue // it was restarted since: what its old connections would tell
 					}
