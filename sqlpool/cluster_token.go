@@ -14,9 +14,11 @@ import (
 //
 // Its text, of String and ParseToken, is a line of letters, digits and a hyphen
 // that fits into a cookie or a header, to be read by another process. It is no
-// secret, and it is not signed: who makes one up makes his reads wait, and then
-// go to the primary as far as ClusterConfig.Fallback allows, which is everybody's.
-// Where that matters, sign the cookie.
+// secret, and it is not signed. Who makes one up makes his reads wait for
+// ClusterConfig.CatchUpWait, in which all nodes are probed often. If the primary
+// has got as far they go there, as far as ClusterConfig.Fallback allows, which is
+// everybody's; else they are refused, after the next probe of all nodes, or twice
+// ProbeInterval if one cannot be asked. Where that matters, sign the cookie.
 type Token struct {
 	timeline uint32
 	lsn      lsn
