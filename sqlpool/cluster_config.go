@@ -57,7 +57,8 @@ type ClusterConfig struct {
 	ProbeInterval time.Duration
 
 	// ProbeTimeout is how long a probe may take, and so may its connection. A
-	// node that does not answer in time gets no more reads until it does.
+	// node that does not answer in time gets no more reads until it does; nor does
+	// one of which a BeforeConnect or DialFunc has not returned a little later.
 	// Default 1 s.
 	ProbeTimeout time.Duration
 

@@ -113,8 +113,24 @@ func (n *node) probe(ctx context.Context) {
 	}
 }
 
-// sight is one probe. One that panics, in a hook of the user's, has failed.
+// closeTimeout is how long the end of a connection may take.
+const closeTimeout = 250 * time.Millisecond
+
+var errHung = fmt.Errorf("sqlpool: probe: BeforeConnect, or a dial, does not return: %w", context.DeadlineExceeded)
+
+// sight is one probe. One that panics, in a hook of the user's, has failed. So has
+// one that is overdue, as a hook does not return: others do not wait for it.
 func (n *node) sight(ctx context.Context, began time.Time) (s sighting) {
+	told := make(chan struct{})
+	overdue := time.AfterFunc(n.cluster.cfg.ProbeTimeout+closeTimeout, func() {
+		defer close(told)
+		n.cluster.see(n, sighting{at: began, err: errHung, errType: core.ErrorType(errHung)})
+	})
+	defer func() {
+		if !overdue.Stop() {
+			<-told // what is seen after all is seen later
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, n.cluster.cfg.ProbeTimeout)
 	defer cancel()
 	defer func() {
@@ -250,7 +266,7 @@ func (p *pgProber) close() {
 	if p.conn == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 250*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	closeConn(ctx, p.conn)
 	p.conn = nil
