@@ -44,6 +44,12 @@ import (
 // standby, rests on connections that end when their server does, and on what
 // PostgreSQL tells of itself since version 14. A pooler in between, which hides a
 // restart, weakens it to what the last probe saw.
+//
+// An address is to lead to one server. If it leads to another than before, that is
+// noticed by the reads that say more than Any, each of whose connections is asked
+// once which server it is to; those to a server that the probe does not see are
+// closed, so that an address of several servers at once serves such reads slowly.
+// Writes, and reads that say Any, go wherever it leads.
 type Cluster struct {
 	cfg      ClusterConfig // complete; immutable
 	nodes    []*node

@@ -27,6 +27,8 @@ type fakeServer struct {
 	replica  bool
 	timeline uint32
 	lsn      lsn
+	system   int
+	started  int
 	down     bool              // refuses dials
 	full     bool              // answers dials with 53300
 	silent   bool              // answers nothing
@@ -57,6 +59,7 @@ func (s *fakeServer) restart(fn func(*fakeServer)) {
 	s.crash()
 	s.set(func(s *fakeServer) {
 		fn(s)
+		s.started++
 		s.down = false
 	})
 }
@@ -126,6 +129,7 @@ func (s *fakeServer) answer(b *pgproto3.Backend, sql string, standby *bool) bool
 	}
 	silent, delay := s.silent, s.delay
 	replica, timeline, at := s.replica, s.timeline, s.lsn
+	which := []string{strconv.Itoa(s.system + 1), strconv.Itoa(s.started + 100*int(s.name[0]))}
 	s.mu.Unlock()
 	if silent {
 		_, _ = b.Receive() // until the other end gives up
@@ -147,7 +151,9 @@ func (s *fakeServer) answer(b *pgproto3.Backend, sql string, standby *bool) bool
 	}
 	switch {
 	case sql == probeSQL:
-		row(map[bool]string{true: "t", false: "f"}[replica], fmt.Sprintf("%X", timeline), at.String())
+		row(map[bool]string{true: "t", false: "f"}[replica], fmt.Sprintf("%X", timeline), at.String(), which[0], which[1])
+	case strings.Contains(sql, serverSQL):
+		row(which...)
 	case strings.Contains(sql, "pg_current_wal_insert_lsn"):
 		row(fmt.Sprintf("%08X", timeline), at.String())
 	case strings.HasPrefix(sql, "insert") && replica:

@@ -370,6 +370,43 @@ func TestReadOnANewConnectionIsVerified(t *testing.T) {
 	})
 }
 
+// The name of a replica leads to another server, with less: the prober, whose
+// connection to the old one stands, must not vouch for the new.
+func TestReadAfterATokenWhenTheNameOfAReplicaMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		other := &fakeServer{name: "other", replica: true, timeline: 1, lsn: 500}
+		var moved atomic.Bool
+		cfg := fakeConfig(t, ClusterConfig{}, all...)
+		dial := cfg.Pool.ConnConfig.DialFunc
+		cfg.Pool.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if moved.Load() && addr == "b:5432" {
+				return other.dial()
+			}
+			return dial(ctx, network, addr)
+		}
+		c, err := OpenCluster(context.Background(), cfg)
+		require.NoError(t, err)
+		defer closeFake(t, c)
+		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		idle()
+		held, err := c.Read(Any()).Acquire(context.Background())
+		require.NoError(t, err)
+		moved.Store(true)
+		time.Sleep(time.Hour)
+		require.Equal(t, "a", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.EqualValues(t, 500, c.Stats().Nodes[1].Position.lsn, "it is the new one that is probed")
+		held.Release() // one to the old server, as the others are not
+
+		other.set(func(s *fakeServer) { s.lsn = 1000 })
+		time.Sleep(time.Second)
+		for range 10 {
+			require.NotEqual(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		}
+		require.Equal(t, "other", mustAsk(t, c.Read(After(Token{1, 1000}))))
+	})
+}
+
 // A write is not sent to a server that was restarted as a standby.
 func TestWriteIsNotSentToAStandby(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

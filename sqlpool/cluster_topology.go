@@ -42,6 +42,7 @@ type sighting struct {
 	replica  bool
 	timeline uint32
 	lsn      lsn // a primary's end of the log, or how far a replica has replayed it
+	server   server
 }
 
 // topology is what the probes know of a cluster. It is told of sightings, one
@@ -75,6 +76,7 @@ type nodeView struct {
 	replica  bool      // this and what follows is what that one saw
 	timeline uint32
 	lsn      lsn
+	server   server
 
 	// freshAt is an instant before which all that the primary committed is on
 	// this replica; zero: not known. It is never later than it should be.
@@ -121,12 +123,12 @@ func (t *topology) see(i int, s sighting, now time.Time) {
 func (t *topology) take(n *nodeView, s sighting) {
 	// A server that was restarted, or made anew, may be behind what it was. Once
 	// there was a primary, one of which nothing is known stays out until it is dated.
-	if n.at.IsZero() || s.replica != n.replica || s.timeline < n.timeline || s.lsn < n.lsn {
+	if n.at.IsZero() || s.server != n.server || s.replica != n.replica || s.timeline < n.timeline || s.lsn < n.lsn {
 		n.freshAt = time.Time{}
 		n.lagging = t.maxLag >= 0 && t.primaries
 	}
 	n.reachable = true
-	n.at, n.replica, n.timeline, n.lsn = s.at, s.replica, s.timeline, s.lsn
+	n.at, n.replica, n.timeline, n.lsn, n.server = s.at, s.replica, s.timeline, s.lsn, s.server
 	if s.timeline <= t.timeline {
 		return
 	}
