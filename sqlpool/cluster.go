@@ -31,7 +31,9 @@ import (
 // Each node is asked every ProbeInterval what it is and how far its log has got,
 // on a connection of its own. A promotion is followed: writes go to the node that
 // says that it is a primary and is on the latest timeline that any node was seen
-// on, so an old primary that comes back gets none. Nothing that was sent is sent
+// on, so an old primary that comes back gets none. Of nodes that are not copies of
+// one another, by their system identifiers, those count that are more: what
+// pg_upgrade made is followed when it is up and the old nodes are not. Nothing that was sent is sent
 // again: what was under way in a failover fails, and whoever has not been lent a
 // connection yet gets one to the new primary.
 //
@@ -81,6 +83,7 @@ type Cluster struct {
 type view struct {
 	nodes   []nodeView
 	primary int // an index of nodes; -1: none
+	system  uint64
 	// stints of the nodes; each ends when its node serves less than it did.
 	stints []*stint
 	next   chan struct{} // closed when there is a newer view
@@ -212,11 +215,12 @@ func (c *Cluster) Read(by Consistency) Route {
 // everything that was committed before the call. It costs a round trip to the
 // primary and no more. Take it after the commit, not in the transaction.
 func (c *Cluster) Token(ctx context.Context) (Token, error) {
-	var timeline, at string
-	if err := c.write.QueryRow(ctx, tokenSQL).Scan(&timeline, &at); err != nil {
+	var timeline, at, system, started string
+	if err := c.write.QueryRow(ctx, tokenSQL).Scan(&timeline, &at, &system, &started); err != nil {
 		return Token{}, err
 	}
-	return tokenOf(timeline, at)
+	t, _, err := tokenOf(timeline, at, system, started)
+	return t, err
 }
 
 // DB is a *sql.DB for the primary, as Write is; see Pool.DB. Close closes it too.
@@ -276,6 +280,7 @@ func (c *Cluster) publish() *view {
 	v := &view{
 		nodes:   append([]nodeView(nil), c.topology.nodes...),
 		primary: c.topology.primary,
+		system:  c.topology.system,
 		stints:  make([]*stint, len(c.nodes)),
 		next:    make(chan struct{}),
 	}

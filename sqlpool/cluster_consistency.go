@@ -50,7 +50,7 @@ func (c Consistency) metBy(n *nodeView, now time.Time) bool {
 	case boundedAge:
 		return c.lag > 0 && !n.freshAt.IsZero() && now.Sub(n.freshAt) <= c.lag
 	case afterToken:
-		return c.token.within(n.timeline, n.lsn)
+		return n.server.family() == c.token.family && c.token.within(n.timeline, n.lsn)
 	default:
 		return true
 	}
@@ -66,7 +66,8 @@ func (c Consistency) servedBy(n *nodeView, primary bool, now time.Time) bool {
 	case !primary:
 		return c.metBy(n, now)
 	case c.kind == afterToken:
-		return n.timeline > c.token.timeline || c.token.within(n.timeline, n.lsn)
+		return n.server.family() == c.token.family &&
+			(n.timeline > c.token.timeline || c.token.within(n.timeline, n.lsn))
 	case c.kind == boundedAge:
 		return n.reachable || now.Sub(n.at) <= c.lag
 	default:

@@ -84,8 +84,8 @@ func (j *journey) try(v *view) (done bool, err error) {
 		if done || !v.complete() || j.mayCatchUp(v) {
 			return done, err
 		}
-		if j.unheardOf(v) {
-			return true, j.refuse(j.none(), core.NoBackend, errUnheardOf)
+		if err := j.unheardOf(v); err != nil {
+			return true, j.refuse(j.none(), core.NoBackend, err)
 		}
 		if err := j.pay(v); err != nil {
 			return true, err
@@ -126,24 +126,28 @@ func (j *journey) mayCatchUp(v *view) bool {
 		time.Since(j.started) < j.c.cfg.CatchUpWait
 }
 
-// unheardOf reports whether a token is of what no node has got to, though they
-// were asked since it came. A node that cannot be asked may know of it, for as
-// long as it takes to be sure that it cannot.
-func (j *journey) unheardOf(v *view) bool {
+// unheardOf is why no node will serve the token, as of what no node has got to,
+// though they were asked since it came. A node that cannot be asked may know of
+// it, for as long as it takes to be sure that it cannot.
+func (j *journey) unheardOf(v *view) error {
 	if j.by.kind != afterToken {
-		return false
+		return nil
 	}
 	asked := func(n nodeView) bool { return n.at.After(j.started) }
-	switch latest := v.timeline(); {
-	case latest < j.by.token.timeline:
-		return time.Since(j.started) >= 2*j.c.cfg.ProbeInterval ||
-			!slices.ContainsFunc(v.nodes, func(n nodeView) bool { return !asked(n) })
-	case v.primary < 0:
-		return false
-	default:
-		n := v.nodes[v.primary]
-		return asked(n) && !j.by.servedBy(&n, true, time.Now())
+	all := time.Since(j.started) >= 2*j.c.cfg.ProbeInterval ||
+		!slices.ContainsFunc(v.nodes, func(n nodeView) bool { return !asked(n) })
+	switch foreign := v.family() != j.by.token.family; {
+	case foreign && all:
+		return ErrForeignToken
+	case !foreign && v.timeline() < j.by.token.timeline && all:
+		return errUnheardOf
+	case foreign || v.primary < 0 || v.timeline() < j.by.token.timeline:
+		return nil
 	}
+	if n := v.nodes[v.primary]; asked(n) && !j.by.servedBy(&n, true, time.Now()) {
+		return errUnheardOf
+	}
+	return nil
 }
 
 // pay asks whether the primary may serve a read in the place of a replica, once.
@@ -265,10 +269,15 @@ func (j *journey) refuse(sentinel error, reason core.Reason, cause error) error 
 // timeline is the latest that a node was seen on.
 func (v *view) timeline() (latest uint32) {
 	for i := range v.nodes {
-		latest = max(latest, v.nodes[i].timeline)
+		if v.nodes[i].server.system == v.system {
+			latest = max(latest, v.nodes[i].timeline)
+		}
 	}
 	return latest
 }
+
+// family is that of the nodes.
+func (v *view) family() uint32 { return identity{system: v.system}.family() }
 
 // String is the view in few words, for the Detail of a refusal.
 func (v *view) String() string {

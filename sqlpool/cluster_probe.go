@@ -28,8 +28,9 @@ const (
 	else 0 end)`
 )
 
-// tokenSQL is a primary's timeline and position. On a replica it is an error.
-const tokenSQL = `select ` + primaryTimeline + `, ` + primaryLSN + `::text
+// tokenSQL is a primary's timeline and position, and which server it is. On a
+// replica it is an error.
+const tokenSQL = `select ` + primaryTimeline + `, ` + primaryLSN + `::text, ` + serverSQL + `
 from (select pg_current_wal_insert_lsn() as lsn) as l`
 
 // probeSQL is a node's role, timeline and position. A replica's timeline is the
@@ -51,26 +52,32 @@ from l`
 const serverSQL = `(select system_identifier::text from pg_catalog.pg_control_system()),
 	(pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint::text`
 
-// server is one run of one server.
-type server struct {
+// identity is one run of one server.
+type identity struct {
 	system  uint64 // the identifier that its data was given when it was made
 	started int64  // in microseconds
 }
 
+// family is short for system, the same on a primary and its replicas.
+func (id identity) family() uint32 {
+	const golden = 0x9E3779B97F4A7C15 // its product has all bits of system in the upper half
+	return uint32(id.system * golden >> 32)
+}
+
 // serverOf reads what serverSQL selects.
-func serverOf(system, started string) (server, error) {
+func serverOf(system, started string) (identity, error) {
 	id, errID := strconv.ParseUint(system, 10, 64)
 	at, errAt := strconv.ParseInt(started, 10, 64)
 	if errID != nil || errAt != nil {
-		return server{}, fmt.Errorf("sqlpool: the server does not tell which one it is: %q, %q", system, started)
+		return identity{}, fmt.Errorf("sqlpool: the server does not tell which one it is: %q, %q", system, started)
 	}
-	return server{id, at}, nil
+	return identity{id, at}, nil
 }
 
 // identify asks which server the connection is to, unless that is known. It takes
 // no longer than timeout, and then has closed the connection.
 func (c *conn) identify(ctx context.Context, timeout time.Duration) error {
-	if c.server != (server{}) {
+	if c.server != (identity{}) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -100,13 +107,17 @@ func (c *conn) row(ctx context.Context, sql string, n int) ([]string, error) {
 }
 
 // tokenOf reads what the SQL above selects.
-func tokenOf(timeline, at string) (Token, error) {
+func tokenOf(timeline, at, system, started string) (Token, identity, error) {
 	n, err := strconv.ParseUint(strings.TrimSpace(timeline), 16, 32)
 	l, errAt := parseLSN(at)
 	if err != nil || errAt != nil || n == 0 {
-		return Token{}, fmt.Errorf("sqlpool: the server tells no position: %q, %q", timeline, at)
+		return Token{}, identity{}, fmt.Errorf("sqlpool: the server tells no position: %q, %q", timeline, at)
 	}
-	return Token{uint32(n), l}, nil
+	is, err := serverOf(system, started)
+	if err != nil {
+		return Token{}, identity{}, err
+	}
+	return Token{is.family(), uint32(n), l}, is, nil
 }
 
 const (
@@ -311,9 +322,8 @@ func (p *pgProber) query(ctx context.Context) (s sighting, err error) {
 	if err != nil {
 		return sighting{}, err
 	}
-	at, errAt := tokenOf(row[1], row[2])
-	is, errIs := serverOf(row[3], row[4])
-	return sighting{replica: row[0] == "t", timeline: at.timeline, lsn: at.lsn, server: is}, errors.Join(errAt, errIs)
+	at, is, err := tokenOf(row[1], row[2], row[3], row[4])
+	return sighting{replica: row[0] == "t", timeline: at.timeline, lsn: at.lsn, server: is}, err
 }
 
 func (p *pgProber) close() {

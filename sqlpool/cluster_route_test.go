@@ -35,7 +35,7 @@ func TestRoutesOfAFakeCluster(t *testing.T) {
 		require.Equal(t, "a", mustAsk(t, c.Read(WithinLag(0))), "no replica is that fresh")
 		token, err := c.Token(context.Background())
 		require.NoError(t, err)
-		require.Equal(t, "1-3E8", token.String())
+		require.Equal(t, fakeToken(1, 1000), token)
 		require.NotEqual(t, "a", mustAsk(t, c.Read(After(token))))
 		s := c.Stats()
 		require.Equal(t, "a:5432", s.Primary)
@@ -262,11 +262,11 @@ func TestTokenOfALaterTimeline(t *testing.T) {
 		all[1].lsn = 9000
 		c := fakeCluster(t, ClusterConfig{}, all...)
 		defer closeFake(t, c)
-		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 5000}))))
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 5000)))))
 
 		// Another process has seen the promotion first.
 		all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 })
-		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{2, 500}))))
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(2, 500)))))
 
 		// The node that was promoted may be the one that cannot be asked.
 		idle()
@@ -274,14 +274,14 @@ func TestTokenOfALaterTimeline(t *testing.T) {
 		all[0].set(func(s *fakeServer) { s.timeline = 3 })
 		time.Sleep(3 * time.Second)
 		time.AfterFunc(300*time.Millisecond, func() { all[0].set(func(s *fakeServer) { s.down = false }) })
-		require.Equal(t, "a", mustAsk(t, c.Read(After(Token{3, 500}))))
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(3, 500)))))
 	})
 }
 
 // A token that somebody made up costs no more than its own read: few probes, none
 // of what the primary takes over from replicas, and no long wait.
 func TestTokenThatNobodyHasIsRefusedSoon(t *testing.T) {
-	for _, token := range []Token{{2, 1}, {1, 9000}} {
+	for _, token := range []Token{fakeToken(2, 1), fakeToken(1, 9000)} {
 		synctest.Test(t, func(t *testing.T) {
 			all := fakeServers(2)
 			c := fakeCluster(t, ClusterConfig{}, all...)
@@ -311,6 +311,45 @@ func TestTokenThatNobodyHasIsRefusedSoon(t *testing.T) {
 	}
 }
 
+// Timelines begin at 1 again after pg_upgrade, or a restore into a new cluster. A
+// process that runs goes on, and a token from before says that it is.
+func TestTimelineBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(2)
+		all[0].timeline, all[1].timeline = 3, 3
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		token, err := c.Token(ctx)
+		require.NoError(t, err)
+		idle()
+		for _, s := range all {
+			s.crash()
+		}
+		time.Sleep(time.Minute)
+		for _, s := range all {
+			s.restart(func(s *fakeServer) { s.timeline, s.lsn, s.system = 1, 5000, fakeSystem+1 })
+		}
+		time.Sleep(2 * time.Second)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		require.Equal(t, "b", mustAsk(t, c.Read(Any())))
+		later := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, later)
+		for _, c := range []*Cluster{c, later} {
+			began := time.Now()
+			_, err = ask(ctx, c.Read(After(token)))
+			require.ErrorIs(t, err, ErrNoReplica)
+			require.ErrorIs(t, err, ErrForeignToken)
+			require.LessOrEqual(t, time.Since(began), 50*time.Millisecond+hurriedEvery)
+			require.Zero(t, c.Stats().Fallbacks)
+			token, err := c.Token(ctx)
+			require.NoError(t, err)
+			require.Equal(t, "b", mustAsk(t, c.Read(After(token))))
+		}
+	})
+}
+
 // Two promotions can lead to the same timeline: a primary that has not got as far
 // as a token is another one. One that was only seen before has, by now.
 func TestTokenOfTheOtherPrimaryOfItsTimeline(t *testing.T) {
@@ -320,14 +359,14 @@ func TestTokenOfTheOtherPrimaryOfItsTimeline(t *testing.T) {
 		c := fakeCluster(t, ClusterConfig{}, all...)
 		defer closeFake(t, c)
 		time.Sleep(1500 * time.Millisecond)
-		_, err := ask(context.Background(), c.Read(After(Token{2, 9000})))
+		_, err := ask(context.Background(), c.Read(After(fakeToken(2, 9000))))
 		require.ErrorIs(t, err, errUnheardOf)
 		time.Sleep(1500 * time.Millisecond)
 		all[0].set(func(s *fakeServer) { s.lsn = 9000 })
 		began := time.Now()
-		require.Equal(t, "a", mustAsk(t, c.Read(After(Token{2, 9000}))))
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(2, 9000)))))
 		require.LessOrEqual(t, time.Since(began), kickedEvery)
-		require.Equal(t, "a", mustAsk(t, c.Read(After(Token{1, 99000}))), "what a failover has lost")
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(1, 99000)))), "what a failover has lost")
 	})
 }
 
@@ -359,14 +398,14 @@ func TestReadOnANewConnectionIsVerified(t *testing.T) {
 		all := fakeServers(2)
 		c := fakeCluster(t, ClusterConfig{}, all...)
 		defer closeFake(t, c)
-		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		time.Sleep(10500 * time.Millisecond) // between two probes
 		all[1].restart(func(s *fakeServer) { s.lsn = 900 })
-		require.Equal(t, "a", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		require.Zero(t, c.Stats().Nodes[1].FreshAt, "what it had does not count any more")
 		all[1].set(func(s *fakeServer) { s.lsn = 1000 })
 		time.Sleep(time.Second)
-		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 	})
 }
 
@@ -375,7 +414,7 @@ func TestReadOnANewConnectionIsVerified(t *testing.T) {
 func TestReadAfterATokenWhenTheNameOfAReplicaMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := fakeServers(2)
-		other := &fakeServer{name: "other", replica: true, timeline: 1, lsn: 500}
+		other := &fakeServer{name: "other", replica: true, timeline: 1, lsn: 500, system: fakeSystem}
 		var moved atomic.Bool
 		cfg := fakeConfig(t, ClusterConfig{}, all...)
 		dial := cfg.Pool.ConnConfig.DialFunc
@@ -388,22 +427,22 @@ func TestReadAfterATokenWhenTheNameOfAReplicaMoves(t *testing.T) {
 		c, err := OpenCluster(context.Background(), cfg)
 		require.NoError(t, err)
 		defer closeFake(t, c)
-		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		idle()
 		held, err := c.Read(Any()).Acquire(context.Background())
 		require.NoError(t, err)
 		moved.Store(true)
 		time.Sleep(time.Hour)
-		require.Equal(t, "a", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		require.EqualValues(t, 500, c.Stats().Nodes[1].Position.lsn, "it is the new one that is probed")
 		held.Release() // one to the old server, as the others are not
 
 		other.set(func(s *fakeServer) { s.lsn = 1000 })
 		time.Sleep(time.Second)
 		for range 10 {
-			require.NotEqual(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+			require.NotEqual(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		}
-		require.Equal(t, "other", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Equal(t, "other", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 	})
 }
 
@@ -527,12 +566,12 @@ func TestWaitersOfADeadReplicaMove(t *testing.T) {
 		all[2].lsn = 1 // too far behind for the token
 		c := fakeCluster(t, ClusterConfig{Pool: Config{MinIdle: Off, Max: 1}}, all...)
 		defer closeFake(t, c)
-		held, err := c.Read(After(Token{1, 1000})).Acquire(ctx)
+		held, err := c.Read(After(fakeToken(1, 1000))).Acquire(ctx)
 		require.NoError(t, err)
 		require.Equal(t, "b", held.Conn().Config().Host)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			name, err := ask(ctx, c.Read(After(Token{1, 1000})))
+			name, err := ask(ctx, c.Read(After(fakeToken(1, 1000))))
 			require.NoError(t, err)
 			require.Equal(t, "c", name)
 		})

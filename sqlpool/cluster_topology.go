@@ -13,7 +13,7 @@ const (
 	RoleUnknown     Role = iota // it was not asked yet
 	RolePrimary                 // it accepts writes, and gets them
 	RoleReplica                 // it is in recovery
-	RoleOldPrimary              // it would accept writes, and gets none: another was promoted
+	RoleOldPrimary              // it would accept writes, and gets none: another was promoted, or it is of another cluster
 	RoleUnreachable             // it could not be asked
 )
 
@@ -42,7 +42,7 @@ type sighting struct {
 	replica  bool
 	timeline uint32
 	lsn      lsn // a primary's end of the log, or how far a replica has replayed it
-	server   server
+	server   identity
 }
 
 // topology is what the probes know of a cluster. It is told of sightings, one
@@ -55,7 +55,13 @@ type topology struct {
 	primary   int  // where writes go; -1: nowhere
 	primaries bool // there was one once
 
-	// timeline is the latest that any node was seen on. A promotion begins a new
+	// system is what most of the nodes that can be asked are of; a node of another
+	// serves nothing. Each system counts its timelines anew: latest has those of
+	// the ones before.
+	system uint64
+	latest map[uint64]uint32
+
+	// timeline is the latest that any node of system was seen on. A promotion begins a new
 	// one, so a primary on an earlier one was replaced, whether or not its
 	// successor can be asked now.
 	timeline uint32
@@ -76,7 +82,7 @@ type nodeView struct {
 	replica  bool      // this and what follows is what that one saw
 	timeline uint32
 	lsn      lsn
-	server   server
+	server   identity
 
 	// freshAt is an instant before which all that the primary committed is on
 	// this replica; zero: not known. It is never later than it should be.
@@ -99,7 +105,10 @@ const (
 )
 
 func newTopology(nodes int, maxLag time.Duration, primaryReads bool) *topology {
-	return &topology{maxLag: maxLag, primaryReads: primaryReads, nodes: make([]nodeView, nodes), primary: -1}
+	return &topology{
+		maxLag: maxLag, primaryReads: primaryReads,
+		nodes: make([]nodeView, nodes), primary: -1, latest: make(map[uint64]uint32),
+	}
 }
 
 // see takes in a sighting of node i, at now.
@@ -112,6 +121,7 @@ func (t *topology) see(i int, s sighting, now time.Time) {
 	case !s.full:
 		n.reachable = false
 	}
+	t.adopt()
 	t.choose()
 	t.date()
 	for j := range t.nodes {
@@ -129,12 +139,43 @@ func (t *topology) take(n *nodeView, s sighting) {
 	}
 	n.reachable = true
 	n.at, n.replica, n.timeline, n.lsn, n.server = s.at, s.replica, s.timeline, s.lsn, s.server
-	if s.timeline <= t.timeline {
+	t.latest[s.server.system] = max(t.latest[s.server.system], s.timeline)
+}
+
+// adopt decides which system the cluster is: the one that it was, unless more of
+// the nodes that can be asked are of another. So a server that has no business
+// here, or an address that leads astray, takes over nothing, and a cluster that
+// was made anew, as by pg_upgrade, is the cluster once it is up. Then, and when
+// there is a new timeline, it forgets how far the other had got.
+func (t *topology) adopt() {
+	votes := make(map[uint64]int)
+	for i := range t.nodes {
+		if t.nodes[i].reachable {
+			votes[t.nodes[i].server.system]++
+		}
+	}
+	system := t.system
+	for i := range t.nodes {
+		if id := t.nodes[i].server.system; votes[id] > votes[system] {
+			system = id
+		}
+	}
+	timeline := t.latest[system]
+	if system == t.system && timeline == t.timeline {
 		return
 	}
-	t.timeline = s.timeline
+	if system != t.system {
+		t.primary = -1
+	}
+	t.system, t.timeline = system, timeline
 	t.forget()
 }
+
+// foreign reports whether n is of another system than the cluster.
+func (t *topology) foreign(n *nodeView) bool { return n.server.system != t.system }
+
+// position is how far n has got.
+func (n *nodeView) position() Token { return Token{n.server.family(), n.timeline, n.lsn} }
 
 // forget drops the marks of another primary. Nobody knows since when there is a
 // new one, and what that one has committed is on no mark of the one before.
@@ -154,7 +195,7 @@ func (t *topology) choose() {
 	if t.primary >= 0 {
 		n := &t.nodes[t.primary]
 		switch {
-		case n.replica || n.timeline < t.timeline:
+		case n.replica || n.timeline < t.timeline || t.foreign(n):
 			t.primary = -1
 		case n.reachable:
 			return
@@ -166,7 +207,7 @@ func (t *topology) choose() {
 		if !n.asked && t.primary < 0 {
 			return
 		}
-		if n.reachable && !n.replica && n.timeline == t.timeline && (best < 0 || n.lsn > t.nodes[best].lsn) {
+		if n.reachable && !n.replica && !t.foreign(n) && n.timeline == t.timeline && (best < 0 || n.lsn > t.nodes[best].lsn) {
 			best = i
 		}
 	}
@@ -190,7 +231,7 @@ func (t *topology) date() {
 	}
 	for i := range t.nodes {
 		n := &t.nodes[i]
-		if !n.replica || n.timeline < t.timeline {
+		if !n.replica || n.timeline < t.timeline || t.foreign(n) {
 			continue
 		}
 		for _, m := range slices.Backward(t.marks) {
@@ -243,7 +284,7 @@ func (t *topology) judge(i int, now time.Time) {
 			n.lag = lag
 		}
 	}
-	n.reads = n.role == RoleReplica && !n.lagging && t.complete() || n.role == RolePrimary && t.primaryReads
+	n.reads = n.role == RoleReplica && !n.lagging && !t.foreign(n) && t.complete() || n.role == RolePrimary && t.primaryReads
 }
 
 // complete reports whether each node was asked.
@@ -262,7 +303,7 @@ func (t *topology) role(i int) Role {
 		return RoleReplica
 	case i == t.primary:
 		return RolePrimary
-	case t.primary < 0 && n.timeline == t.timeline:
+	case t.primary < 0 && n.timeline == t.timeline && !t.foreign(n):
 		return RoleUnknown // until all were asked
 	default:
 		return RoleOldPrimary

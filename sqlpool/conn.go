@@ -24,7 +24,7 @@ type conn struct {
 	named bool         // statements are kept under names at the other end
 	peeker
 	madeAt   time.Time  // when the server had let it in
-	server   server     // which it is to; zero: not asked
+	server   identity   // which it is to; zero: not asked
 	prepared statements // for database/sql
 }
 
