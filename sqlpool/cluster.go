@@ -31,11 +31,21 @@ import (
 // Each node is asked every ProbeInterval what it is and how far its log has got,
 // on a connection of its own. A promotion is followed: writes go to the node that
 // says that it is a primary and is on the latest timeline that any node was seen
-// on, so an old primary that comes back gets none. Of nodes that are not copies of
+// on, so an old primary that comes back gets none from a process that has seen the
+// new one, or one that follows it. Of nodes that are not copies of
 // one another, by their system identifiers, those count that are more: what
 // pg_upgrade made is followed when it is up and the old nodes are not. Nothing that was sent is sent
 // again: what was under way in a failover fails, and whoever has not been lent a
 // connection yet gets one to the new primary.
+//
+// A Cluster finds the primary. It fences none, and what accepts writes and should
+// not can get some: for about ProbeInterval and ProbeTimeout after a promotion;
+// from a process that starts when nothing of the new timeline can be asked; and
+// from two processes that saw two promotions in a different order. Of two
+// primaries of one timeline, writes stay with the one that they went to until one
+// probe of it fails, and then go to the other. So whoever promotes must see to it
+// that the old primary is stopped, or accepts no writes: with synchronous
+// replication, one that is cut off from its replicas acknowledges none.
 //
 // A role that may log in can ask all of this, but of pg_stat_wal_receiver, where
 // a replica's timeline is seen at once, only with pg_read_all_stats or pg_monitor.
