@@ -32,11 +32,13 @@ import (
 // on a connection of its own. A promotion is followed: writes go to the node that
 // says that it is a primary and is on the latest timeline that any node was seen
 // on, so an old primary that comes back gets none from a process that has seen the
-// new one, or one that follows it. Of nodes that are not copies of
-// one another, by their system identifiers, those count that are more: what
-// pg_upgrade made is followed when it is up and the old nodes are not. Nothing that was sent is sent
-// again: what was under way in a failover fails, and whoever has not been lent a
-// connection yet gets one to the new primary.
+// new one, or one that follows it. Nothing that was sent is sent again: what was
+// under way in a failover fails, and whoever has not been lent a connection yet
+// gets one to the new primary.
+//
+// Nodes that are not copies of one another, as their system identifiers tell, are
+// no cluster: of those that can be asked, the most count, and the others serve
+// nothing. So what pg_upgrade made is followed once it is up and the old is not.
 //
 // A Cluster finds the primary. It fences none, and what accepts writes and should
 // not can get some: for about ProbeInterval and ProbeTimeout after a promotion;

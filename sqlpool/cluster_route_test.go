@@ -283,7 +283,7 @@ func TestTokenOfALaterTimeline(t *testing.T) {
 func TestTokenThatNobodyHasIsRefusedSoon(t *testing.T) {
 	for _, token := range []Token{fakeToken(2, 1), fakeToken(1, 9000)} {
 		synctest.Test(t, func(t *testing.T) {
-			all := fakeServers(2)
+			all := fakeServers(3)
 			c := fakeCluster(t, ClusterConfig{}, all...)
 			defer closeFake(t, c)
 			mustAsk(t, c.Write())
@@ -302,10 +302,12 @@ func TestTokenThatNobodyHasIsRefusedSoon(t *testing.T) {
 			idle()
 			all[1].crash()
 			time.Sleep(3 * time.Second)
+			before = all[0].count(func(s *fakeServer) int { return s.probes })
 			began = time.Now()
 			_, err = ask(context.Background(), c.Read(After(token)))
 			require.ErrorIs(t, err, errUnheardOf)
 			require.LessOrEqual(t, time.Since(began), 3*time.Second)
+			require.LessOrEqual(t, all[0].count(func(s *fakeServer) int { return s.probes })-before, int(50*time.Millisecond/hurriedEvery)+5, "no hurry once catching up is over")
 			require.Zero(t, c.Stats().Fallbacks)
 		})
 	}
@@ -429,16 +431,19 @@ func TestReadAfterATokenWhenTheNameOfAReplicaMoves(t *testing.T) {
 		defer closeFake(t, c)
 		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		idle()
-		held, err := c.Read(Any()).Acquire(context.Background())
+		old, err := c.Read(Any()).Acquire(context.Background())
 		require.NoError(t, err)
 		moved.Store(true)
-		time.Sleep(time.Hour)
+		young, err := c.Read(Any()).Acquire(context.Background())
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		young.Release() // it is older than many probes, of the old server
 		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		require.EqualValues(t, 500, c.Stats().Nodes[1].Position.lsn, "it is the new one that is probed")
-		held.Release() // one to the old server, as the others are not
 
 		other.set(func(s *fakeServer) { s.lsn = 1000 })
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second)
+		old.Release()
 		for range 10 {
 			require.NotEqual(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		}
