@@ -31,9 +31,23 @@ import (
 // Each node is asked every ProbeInterval what it is and how far its log has got,
 // on a connection of its own. A promotion is followed: writes go to the node that
 // says that it is a primary and is on the latest timeline that any node was seen
-// on, so an old primary that comes back gets none. Nothing that was sent is sent
-// again: what was under way in a failover fails, and whoever has not been lent a
-// connection yet gets one to the new primary.
+// on, so an old primary that comes back gets none from a process that has seen the
+// new one, or one that follows it. Nothing that was sent is sent again: what was
+// under way in a failover fails, and whoever has not been lent a connection yet
+// gets one to the new primary.
+//
+// Nodes that are not copies of one another, as their system identifiers tell, are
+// no cluster: of those that can be asked, the most count, and the others serve
+// nothing. So what pg_upgrade made is followed once it is up and the old is not.
+//
+// A Cluster finds the primary. It fences none, and what accepts writes and should
+// not can get some: for about ProbeInterval and ProbeTimeout after a promotion;
+// from a process that starts when nothing of the new timeline can be asked; and
+// from two processes that saw two promotions in a different order. Of two
+// primaries of one timeline, writes stay with the one that they went to until one
+// probe of it fails, and then go to the other. So whoever promotes must see to it
+// that the old primary is stopped, or accepts no writes: with synchronous
+// replication, one that is cut off from its replicas acknowledges none.
 //
 // A role that may log in can ask all of this, but of pg_stat_wal_receiver, where
 // a replica's timeline is seen at once, only with pg_read_all_stats or pg_monitor.
@@ -44,6 +58,12 @@ import (
 // standby, rests on connections that end when their server does, and on what
 // PostgreSQL tells of itself since version 14. A pooler in between, which hides a
 // restart, weakens it to what the last probe saw.
+//
+// An address is to lead to one server. If it leads to another than before, that is
+// noticed by the reads that say more than Any, each of whose connections is asked
+// once which server it is to; those to a server that the probe does not see are
+// closed, so that an address of several servers at once serves such reads slowly.
+// Writes, and reads that say Any, go wherever it leads.
 type Cluster struct {
 	cfg      ClusterConfig // complete; immutable
 	nodes    []*node
@@ -75,6 +95,7 @@ type Cluster struct {
 type view struct {
 	nodes   []nodeView
 	primary int // an index of nodes; -1: none
+	system  uint64
 	// stints of the nodes; each ends when its node serves less than it did.
 	stints []*stint
 	next   chan struct{} // closed when there is a newer view
@@ -206,11 +227,12 @@ func (c *Cluster) Read(by Consistency) Route {
 // everything that was committed before the call. It costs a round trip to the
 // primary and no more. Take it after the commit, not in the transaction.
 func (c *Cluster) Token(ctx context.Context) (Token, error) {
-	var timeline, at string
-	if err := c.write.QueryRow(ctx, tokenSQL).Scan(&timeline, &at); err != nil {
+	var timeline, at, system, started string
+	if err := c.write.QueryRow(ctx, tokenSQL).Scan(&timeline, &at, &system, &started); err != nil {
 		return Token{}, err
 	}
-	return tokenOf(timeline, at)
+	t, _, err := tokenOf(timeline, at, system, started)
+	return t, err
 }
 
 // DB is a *sql.DB for the primary, as Write is; see Pool.DB. Close closes it too.
@@ -270,6 +292,7 @@ func (c *Cluster) publish() *view {
 	v := &view{
 		nodes:   append([]nodeView(nil), c.topology.nodes...),
 		primary: c.topology.primary,
+		system:  c.topology.system,
 		stints:  make([]*stint, len(c.nodes)),
 		next:    make(chan struct{}),
 	}

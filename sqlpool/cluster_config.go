@@ -57,13 +57,17 @@ type ClusterConfig struct {
 	ProbeInterval time.Duration
 
 	// ProbeTimeout is how long a probe may take, and so may its connection. A
-	// node that does not answer in time gets no more reads until it does.
+	// node that does not answer in time gets no more reads until it does; nor does
+	// one of which a BeforeConnect or DialFunc has not returned a little later.
 	// Default 1 s.
 	ProbeTimeout time.Duration
 
 	// MaxLag is how far behind the primary a replica may be; above it, it serves
-	// no reads until it is at most half as far. Default 10 s, or four times
-	// ProbeInterval if that is more; Off: however far.
+	// no reads until it is at most half as far. While no primary can be asked,
+	// that is as of the last time: who served goes on, however long it takes, who
+	// was too far behind stays out, and so does who came since. Where no primary
+	// was ever seen, as in a process that starts in a failover, all replicas serve.
+	// Default 10 s, or four times ProbeInterval if that is more; Off: however far.
 	MaxLag time.Duration
 
 	// CatchUpWait is how long a Read that no replica satisfies yet waits for one

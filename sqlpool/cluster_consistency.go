@@ -18,7 +18,8 @@ const (
 )
 
 // Any is satisfied by every replica that is not further behind than
-// ClusterConfig.MaxLag. What one read has seen the next may not see yet.
+// ClusterConfig.MaxLag, as far as is known: see there for when no primary is.
+// What one read has seen the next may not see yet.
 func Any() Consistency { return Consistency{} }
 
 // WithinLag is satisfied by a replica that has all that was committed d ago. It
@@ -26,7 +27,8 @@ func Any() Consistency { return Consistency{} }
 // as old as the beginning of the last probe of the primary whose answer it has
 // reached. So it ages while the primary cannot be asked, and it is about
 // ClusterConfig.ProbeInterval old when it is not behind at all: within less than
-// twice that, reads have to wait for a probe.
+// twice that, reads have to wait for a probe. The primary satisfies it for as
+// long as its probes see it, and is the only one to do so within 0.
 func WithinLag(d time.Duration) Consistency {
 	return Consistency{kind: boundedAge, lag: d}
 }
@@ -48,23 +50,26 @@ func (c Consistency) metBy(n *nodeView, now time.Time) bool {
 	case boundedAge:
 		return c.lag > 0 && !n.freshAt.IsZero() && now.Sub(n.freshAt) <= c.lag
 	case afterToken:
-		return c.token.within(n.timeline, n.lsn)
+		return n.server.family() == c.token.family && c.token.within(n.timeline, n.lsn)
 	default:
 		return true
 	}
 }
 
 // servedBy reports whether a node that serves reads satisfies c at now. A primary
-// has all that there is, unless t is of a later one, or, for all that is known,
-// another one was promoted since the last probe that saw it.
+// has all that there is, unless t is of a later one, or further on than what was
+// seen of it: it is seen again then, and if it still is behind, it is another
+// primary, that was promoted to the same timeline. One that cannot be asked may
+// have been replaced.
 func (c Consistency) servedBy(n *nodeView, primary bool, now time.Time) bool {
 	switch {
 	case !primary:
 		return c.metBy(n, now)
 	case c.kind == afterToken:
-		return n.timeline >= c.token.timeline
-	case c.kind == boundedAge && c.lag > 0:
-		return now.Sub(n.at) <= c.lag
+		return n.server.family() == c.token.family &&
+			(n.timeline > c.token.timeline || c.token.within(n.timeline, n.lsn))
+	case c.kind == boundedAge:
+		return n.reachable || now.Sub(n.at) <= c.lag
 	default:
 		return true
 	}

@@ -69,12 +69,12 @@ func ExampleCluster_Token() {
 }
 
 func ExampleParseToken() {
-	token, err := sqlpool.ParseToken("1-16B3748")
+	token, err := sqlpool.ParseToken("5C0FFEE5-1-16B3748")
 	fmt.Println(token, err)
 	_, err = sqlpool.ParseToken("not ours")
 	fmt.Println(errors.Is(err, sqlpool.ErrToken))
 	// Output:
-	// 1-16B3748 <nil>
+	// 5C0FFEE5-1-16B3748 <nil>
 	// true
 }
 

@@ -27,6 +27,8 @@ type fakeServer struct {
 	replica  bool
 	timeline uint32
 	lsn      lsn
+	system   uint64
+	started  int
 	down     bool              // refuses dials
 	full     bool              // answers dials with 53300
 	silent   bool              // answers nothing
@@ -57,6 +59,7 @@ func (s *fakeServer) restart(fn func(*fakeServer)) {
 	s.crash()
 	s.set(func(s *fakeServer) {
 		fn(s)
+		s.started++
 		s.down = false
 	})
 }
@@ -126,6 +129,7 @@ func (s *fakeServer) answer(b *pgproto3.Backend, sql string, standby *bool) bool
 	}
 	silent, delay := s.silent, s.delay
 	replica, timeline, at := s.replica, s.timeline, s.lsn
+	which := []string{strconv.FormatUint(s.system, 10), strconv.Itoa(s.started + 100*int(s.name[0]))}
 	s.mu.Unlock()
 	if silent {
 		_, _ = b.Receive() // until the other end gives up
@@ -147,9 +151,11 @@ func (s *fakeServer) answer(b *pgproto3.Backend, sql string, standby *bool) bool
 	}
 	switch {
 	case sql == probeSQL:
-		row(map[bool]string{true: "t", false: "f"}[replica], fmt.Sprintf("%X", timeline), at.String())
+		row(map[bool]string{true: "t", false: "f"}[replica], fmt.Sprintf("%X", timeline), at.String(), which[0], which[1])
+	case sql == "select "+serverSQL:
+		row(which...)
 	case strings.Contains(sql, "pg_current_wal_insert_lsn"):
-		row(fmt.Sprintf("%08X", timeline), at.String())
+		row(fmt.Sprintf("%08X", timeline), at.String(), which[0], which[1])
 	case strings.HasPrefix(sql, "insert") && replica:
 		b.Send(&pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "25006", Message: "read-only"})
 	default:
@@ -167,7 +173,7 @@ func (s *fakeServer) answer(b *pgproto3.Backend, sql string, standby *bool) bool
 func fakeServers(n int) []*fakeServer {
 	var all []*fakeServer
 	for i := range n {
-		all = append(all, &fakeServer{name: string(rune('a' + i)), replica: i > 0, timeline: 1, lsn: 1000})
+		all = append(all, &fakeServer{name: string(rune('a' + i)), replica: i > 0, timeline: 1, lsn: 1000, system: fakeSystem})
 	}
 	return all
 }
@@ -208,6 +214,13 @@ func fakeConfig(t *testing.T, cfg ClusterConfig, all ...*fakeServer) ClusterConf
 		cfg.Pool.MinIdle, cfg.Pool.MaxIdleTime = Off, time.Millisecond
 	}
 	return cfg
+}
+
+const fakeSystem = 7_000_000_000_000_000_001
+
+// fakeToken is one of fakeServers.
+func fakeToken(timeline uint32, at lsn) Token {
+	return Token{identity{system: fakeSystem}.family(), timeline, at}
 }
 
 // idle waits until the pools have closed what is not in use.

@@ -23,9 +23,9 @@ var (
 	ErrNoReplica = errors.New("sqlpool: no replica can serve the read")
 )
 
-// errNoTimeline: the token is of a promotion that no node has heard of, in more
-// time than it takes to ask them all. It is made up, or of another cluster.
-var errNoTimeline = errors.New("sqlpool: no node is on the timeline of the token")
+// errUnheardOf: the nodes were asked since the token came, and none has got as far.
+// It is made up, or of another cluster, or what it stands for was lost.
+var errUnheardOf = errors.New("sqlpool: no node has got as far as the token")
 
 // router sends the sessions of a Pool to the nodes of a Cluster.
 type router struct {
@@ -73,9 +73,7 @@ func (j *journey) end() {
 	if j.waiting {
 		j.c.waiting.Add(-1)
 	}
-	if j.hurried {
-		j.c.hurried.Add(-1)
-	}
+	j.calm()
 }
 
 // try looks for a connection as things are in v. Not being done means that it is
@@ -86,6 +84,9 @@ func (j *journey) try(v *view) (done bool, err error) {
 		if done || !v.complete() || j.mayCatchUp(v) {
 			return done, err
 		}
+		if err := j.unheardOf(v); err != nil {
+			return true, j.refuse(j.none(), core.NoBackend, err)
+		}
 		if err := j.pay(v); err != nil {
 			return true, err
 		}
@@ -94,9 +95,6 @@ func (j *journey) try(v *view) (done bool, err error) {
 	switch why {
 	case boarded, turnedDown:
 		return true, err
-	}
-	if j.by.kind == afterToken && v.timeline() < j.by.token.timeline && time.Since(j.started) >= 2*j.c.cfg.ProbeInterval {
-		return true, j.refuse(j.none(), core.NoBackend, errNoTimeline)
 	}
 	if j.c.cfg.RefuseWithoutPrimary && v.complete() && j.c.view.Load().primary == v.primary {
 		return true, j.refuse(j.none(), core.NoBackend, cmp.Or(j.last, err))
@@ -128,14 +126,38 @@ func (j *journey) mayCatchUp(v *view) bool {
 		time.Since(j.started) < j.c.cfg.CatchUpWait
 }
 
+// unheardOf is why no node will serve the token, as of what no node has got to,
+// though they were asked since it came. A node that cannot be asked may know of
+// it, for as long as it takes to be sure that it cannot.
+func (j *journey) unheardOf(v *view) error {
+	if j.by.kind != afterToken {
+		return nil
+	}
+	asked := func(n nodeView) bool { return n.at.After(j.started) }
+	all := time.Since(j.started) >= 2*j.c.cfg.ProbeInterval ||
+		!slices.ContainsFunc(v.nodes, func(n nodeView) bool { return !asked(n) })
+	switch foreign := v.family() != j.by.token.family; {
+	case foreign && all:
+		return ErrForeignToken
+	case !foreign && v.timeline() < j.by.token.timeline && all:
+		return errUnheardOf
+	case foreign || v.primary < 0 || v.timeline() < j.by.token.timeline:
+		return nil
+	}
+	if n := v.nodes[v.primary]; asked(n) && !j.by.servedBy(&n, true, time.Now()) {
+		return errUnheardOf
+	}
+	return nil
+}
+
 // pay asks whether the primary may serve a read in the place of a replica, once.
 func (j *journey) pay(v *view) error {
 	c := j.c
 	switch {
 	case c.cfg.NoFallback:
 		return j.refuse(ErrNoReplica, core.NoBackend, j.last)
-	case v.primary < 0 || j.paid:
-		return nil // it is paid for when there is one
+	case v.primary < 0 || j.paid || !j.by.servedBy(&v.nodes[v.primary], true, time.Now()):
+		return nil // it is paid for when there is one that serves it
 	}
 	if err := c.fallback.Take(); err != nil {
 		return j.refuse(ErrNoReplica, core.RetryBudget, err)
@@ -159,6 +181,7 @@ func (j *journey) wait(v *view) error {
 		defer timer.Stop()
 		until = timer.C
 	} else if !j.waiting {
+		j.calm()
 		j.waiting = true
 		if n := c.waiting.Add(1); c.cfg.Pool.MaxWaiters > 0 && n > int64(c.cfg.Pool.MaxWaiters) {
 			return j.refuse(pool.ErrOverloaded, core.Overloaded, j.last)
@@ -184,11 +207,19 @@ func (j *journey) wait(v *view) error {
 	return j.refuse(j.none(), core.WaitTimeout, why)
 }
 
-// hurry has the nodes probed more often, until the journey ends.
+// hurry has the nodes probed more often, until the journey ends or waits for what
+// no hurry helps.
 func (j *journey) hurry() {
 	if !j.hurried {
 		j.hurried = true
 		j.c.hurried.Add(1)
+	}
+}
+
+func (j *journey) calm() {
+	if j.hurried {
+		j.hurried = false
+		j.c.hurried.Add(-1)
 	}
 }
 
@@ -238,10 +269,15 @@ func (j *journey) refuse(sentinel error, reason core.Reason, cause error) error 
 // timeline is the latest that a node was seen on.
 func (v *view) timeline() (latest uint32) {
 	for i := range v.nodes {
-		latest = max(latest, v.nodes[i].timeline)
+		if v.nodes[i].server.system == v.system {
+			latest = max(latest, v.nodes[i].timeline)
+		}
 	}
 	return latest
 }
+
+// family is that of the nodes.
+func (v *view) family() uint32 { return identity{system: v.system}.family() }
 
 // String is the view in few words, for the Detail of a refusal.
 func (v *view) String() string {
@@ -249,7 +285,7 @@ func (v *view) String() string {
 	lagging := 0
 	for i := range v.nodes {
 		count[v.nodes[i].role]++
-		if v.nodes[i].lagging {
+		if v.nodes[i].lagging && v.nodes[i].role == RoleReplica {
 			lagging++
 		}
 	}

@@ -2,6 +2,7 @@ package sqlpool
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/balance"
@@ -19,6 +20,7 @@ type node struct {
 
 	prober   prober
 	kicked   chan struct{} // holds one
+	redial   atomic.Bool   // the next probe is to be on a new connection
 	failures int           // of probes in a row; the prober's goroutine's own
 }
 

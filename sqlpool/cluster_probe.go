@@ -26,8 +26,9 @@ const (
 	else 0 end)`
 )
 
-// tokenSQL is a primary's timeline and position. On a replica it is an error.
-const tokenSQL = `select ` + primaryTimeline + `, ` + primaryLSN + `::text
+// tokenSQL is a primary's timeline and position, and which server it is. On a
+// replica it is an error.
+const tokenSQL = `select ` + primaryTimeline + `, ` + primaryLSN + `::text, ` + serverSQL + `
 from (select pg_current_wal_insert_lsn() as lsn) as l`
 
 // probeSQL is a node's role, timeline and position. A replica's timeline is the
@@ -41,17 +42,80 @@ select l.replica,
 		(select min_recovery_end_timeline from pg_control_recovery()),
 		(select received_tli from pg_stat_wal_receiver)))
 	else ` + primaryTimeline + ` end,
-	(case when l.replica then l.lsn else ` + primaryLSN + ` end)::text
+	(case when l.replica then l.lsn else ` + primaryLSN + ` end)::text, ` + serverSQL + `
 from l`
 
+// serverSQL says which server it is: whose data it has, and since when it runs. It
+// looks the same whatever the settings of the connection.
+const serverSQL = `(select system_identifier::text from pg_catalog.pg_control_system()),
+	(pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint::text`
+
+// identity is one run of one server.
+type identity struct {
+	system  uint64 // the identifier that its data was given when it was made
+	started int64  // in microseconds
+}
+
+// family is short for system, the same on a primary and its replicas.
+func (id identity) family() uint32 {
+	const golden = 0x9E3779B97F4A7C15 // its product has all bits of system in the upper half
+	return uint32(id.system * golden >> 32)
+}
+
+// serverOf reads what serverSQL selects.
+func serverOf(system, started string) (identity, error) {
+	id, errID := strconv.ParseUint(system, 10, 64)
+	at, errAt := strconv.ParseInt(started, 10, 64)
+	if errID != nil || errAt != nil {
+		return identity{}, fmt.Errorf("sqlpool: the server does not tell which one it is: %q, %q", system, started)
+	}
+	return identity{id, at}, nil
+}
+
+// identify asks which server the connection is to, unless that is known. It takes
+// no longer than timeout, and then has closed the connection.
+func (c *conn) identify(ctx context.Context, timeout time.Duration) error {
+	if c.server != (identity{}) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	row, err := c.row(ctx, "select "+serverSQL, 2)
+	if err != nil {
+		return err
+	}
+	c.server, err = serverOf(row[0], row[1])
+	return err
+}
+
+// row is the one row that sql selects, of n columns.
+func (c *conn) row(ctx context.Context, sql string, n int) ([]string, error) {
+	results, err := c.pgx.PgConn().Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != n {
+		return nil, errors.New("sqlpool: probe: not one row")
+	}
+	row := make([]string, n)
+	for i, value := range results[0].Rows[0] {
+		row[i] = string(value)
+	}
+	return row, nil
+}
+
 // tokenOf reads what the SQL above selects.
-func tokenOf(timeline, at string) (Token, error) {
+func tokenOf(timeline, at, system, started string) (Token, identity, error) {
 	n, err := strconv.ParseUint(strings.TrimSpace(timeline), 16, 32)
 	l, errAt := parseLSN(at)
 	if err != nil || errAt != nil || n == 0 {
-		return Token{}, fmt.Errorf("sqlpool: the server tells no position: %q, %q", timeline, at)
+		return Token{}, identity{}, fmt.Errorf("sqlpool: the server tells no position: %q, %q", timeline, at)
 	}
-	return Token{uint32(n), l}, nil
+	is, err := serverOf(system, started)
+	if err != nil {
+		return Token{}, identity{}, err
+	}
+	return Token{is.family(), uint32(n), l}, is, nil
 }
 
 const (
@@ -75,8 +139,8 @@ const (
 // prober asks one node what it is.
 type prober interface {
 	// ask is one probe. It returns soon after ctx ends.
-	ask(ctx context.Context) (replica bool, at Token, err error)
-	// close ends the connection.
+	ask(ctx context.Context) (sighting, error)
+	// close ends the connection: the next probe makes another.
 	close()
 }
 
@@ -111,8 +175,24 @@ func (n *node) probe(ctx context.Context) {
 	}
 }
 
-// sight is one probe. One that panics, in a hook of the user's, has failed.
+// closeTimeout is how long the end of a connection may take.
+const closeTimeout = 250 * time.Millisecond
+
+var errHung = fmt.Errorf("sqlpool: probe: BeforeConnect, or a dial, does not return: %w", context.DeadlineExceeded)
+
+// sight is one probe. One that panics, in a hook of the user's, has failed. So has
+// one that is overdue, as a hook does not return: others do not wait for it.
 func (n *node) sight(ctx context.Context, began time.Time) (s sighting) {
+	told := make(chan struct{})
+	overdue := time.AfterFunc(n.cluster.cfg.ProbeTimeout+closeTimeout, func() {
+		defer close(told)
+		n.cluster.see(n, sighting{at: began, err: errHung, errType: core.ErrorType(errHung)})
+	})
+	defer func() {
+		if !overdue.Stop() {
+			<-told // what is seen after all is seen later
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, n.cluster.cfg.ProbeTimeout)
 	defer cancel()
 	defer func() {
@@ -123,13 +203,17 @@ func (n *node) sight(ctx context.Context, began time.Time) (s sighting) {
 		}
 	}()
 	n.failures++ // unless it succeeds
-	replica, at, err := n.prober.ask(ctx)
+	if n.redial.Swap(false) {
+		n.prober.close()
+	}
+	s, err := n.prober.ask(ctx)
 	if err != nil {
 		state, _ := sqlState(err)
 		return sighting{at: began, err: err, errType: core.ErrorType(err), full: strings.HasPrefix(state, "53")}
 	}
 	n.failures = 0
-	return sighting{at: began, replica: replica, timeline: at.timeline, lsn: at.lsn}
+	s.at = began
+	return s
 }
 
 // rest waits until n is to be probed again. It reports false when ctx has ended.
@@ -196,45 +280,41 @@ func newProber(cfg Config) *pgProber {
 
 // ask asks on the connection that there is. If it is broken, it asks once more
 // on a new one: that the server ended one connection does not say that it is gone.
-func (p *pgProber) ask(ctx context.Context) (replica bool, at Token, err error) {
+func (p *pgProber) ask(ctx context.Context) (s sighting, err error) {
 	if p.conn != nil {
-		replica, at, err = p.query(ctx)
+		s, err = p.query(ctx)
 		if err == nil || ctx.Err() != nil {
-			return replica, at, err
+			return s, err
 		}
 	}
 	p.conn, err = p.dialer.dial(ctx)
 	if err != nil {
 		p.conn = nil
-		return false, Token{}, err
+		return sighting{}, err
 	}
 	return p.query(ctx)
 }
 
 // query asks on the connection, and closes it when that fails.
-func (p *pgProber) query(ctx context.Context) (replica bool, at Token, err error) {
+func (p *pgProber) query(ctx context.Context) (s sighting, err error) {
 	defer func() {
 		if err != nil {
 			p.close()
 		}
 	}()
-	results, err := p.conn.pgx.PgConn().Exec(ctx, probeSQL).ReadAll()
+	row, err := p.conn.row(ctx, probeSQL, 5)
 	if err != nil {
-		return false, Token{}, err
+		return sighting{}, err
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 3 {
-		return false, Token{}, errors.New("sqlpool: probe: not one row")
-	}
-	row := results[0].Rows[0]
-	at, err = tokenOf(string(row[1]), string(row[2]))
-	return string(row[0]) == "t", at, err
+	at, is, err := tokenOf(row[1], row[2], row[3], row[4])
+	return sighting{replica: row[0] == "t", timeline: at.timeline, lsn: at.lsn, server: is}, err
 }
 
 func (p *pgProber) close() {
 	if p.conn == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 250*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	closeConn(ctx, p.conn)
 	p.conn = nil

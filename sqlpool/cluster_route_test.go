@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core"
@@ -34,7 +35,7 @@ func TestRoutesOfAFakeCluster(t *testing.T) {
 		require.Equal(t, "a", mustAsk(t, c.Read(WithinLag(0))), "no replica is that fresh")
 		token, err := c.Token(context.Background())
 		require.NoError(t, err)
-		require.Equal(t, "1-3E8", token.String())
+		require.Equal(t, fakeToken(1, 1000), token)
 		require.NotEqual(t, "a", mustAsk(t, c.Read(After(token))))
 		s := c.Stats()
 		require.Equal(t, "a:5432", s.Primary)
@@ -59,6 +60,19 @@ func TestFirstWriteWaitsForAllNodes(t *testing.T) {
 		require.Equal(t, "b", mustAsk(t, c.Write()))
 		require.Equal(t, time.Second, time.Since(began), "until the probe of c has timed out")
 		require.Equal(t, RoleUnreachable, c.Stats().Nodes[2].Role)
+	})
+}
+
+// A replica that answers before the primary serves nothing yet: it may be behind.
+func TestLaggingReplicaServesNoReadsAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		all[0].lsn, all[1].lsn = 1_000_000, 1
+		all[0].delay = 300 * time.Millisecond
+		defer time.Sleep(all[0].delay) // until it sees that the cluster has ended
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Read(Any())))
 	})
 }
 
@@ -248,17 +262,134 @@ func TestTokenOfALaterTimeline(t *testing.T) {
 		all[1].lsn = 9000
 		c := fakeCluster(t, ClusterConfig{}, all...)
 		defer closeFake(t, c)
-		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 5000}))))
-		began := time.Now()
-		_, err := ask(context.Background(), c.Read(After(Token{2, 500})))
-		require.ErrorIs(t, err, ErrNoReplica, "nor by the primary before")
-		require.InDelta(t, 2*time.Second, time.Since(began), float64(time.Second), "made up, by all accounts")
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 5000)))))
 
 		// Another process has seen the promotion first.
-		time.AfterFunc(300*time.Millisecond, func() {
-			all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 })
+		all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 })
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(2, 500)))))
+
+		// The node that was promoted may be the one that cannot be asked.
+		idle()
+		all[0].crash()
+		all[0].set(func(s *fakeServer) { s.timeline = 3 })
+		time.Sleep(3 * time.Second)
+		time.AfterFunc(300*time.Millisecond, func() { all[0].set(func(s *fakeServer) { s.down = false }) })
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(3, 500)))))
+	})
+}
+
+// A token that somebody made up costs no more than its own read: few probes, none
+// of what the primary takes over from replicas, and no long wait.
+func TestTokenThatNobodyHasIsRefusedSoon(t *testing.T) {
+	for _, token := range []Token{fakeToken(2, 1), fakeToken(1, 9000)} {
+		synctest.Test(t, func(t *testing.T) {
+			all := fakeServers(3)
+			c := fakeCluster(t, ClusterConfig{}, all...)
+			defer closeFake(t, c)
+			mustAsk(t, c.Write())
+			mustAsk(t, c.Read(Any()))
+			before := all[0].count(func(s *fakeServer) int { return s.probes })
+			began := time.Now()
+			_, err := ask(context.Background(), c.Read(After(token)))
+			require.ErrorIs(t, err, ErrNoReplica)
+			require.ErrorIs(t, err, errUnheardOf)
+			require.LessOrEqual(t, time.Since(began), 50*time.Millisecond+hurriedEvery)
+			require.LessOrEqual(t, all[0].count(func(s *fakeServer) int { return s.probes })-before, int(50*time.Millisecond/hurriedEvery)+1)
+			require.Zero(t, c.Stats().Fallbacks)
+			require.Zero(t, c.hurried.Load())
+
+			// A node that cannot be asked might know of it, for a while.
+			idle()
+			all[1].crash()
+			time.Sleep(3 * time.Second)
+			before = all[0].count(func(s *fakeServer) int { return s.probes })
+			began = time.Now()
+			_, err = ask(context.Background(), c.Read(After(token)))
+			require.ErrorIs(t, err, errUnheardOf)
+			require.LessOrEqual(t, time.Since(began), 3*time.Second)
+			require.LessOrEqual(t, all[0].count(func(s *fakeServer) int { return s.probes })-before, int(50*time.Millisecond/hurriedEvery)+5, "no hurry once catching up is over")
+			require.Zero(t, c.Stats().Fallbacks)
 		})
-		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{2, 500}))))
+	}
+}
+
+// Timelines begin at 1 again after pg_upgrade, or a restore into a new cluster. A
+// process that runs goes on, and a token from before says that it is.
+func TestTimelineBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(2)
+		all[0].timeline, all[1].timeline = 3, 3
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		token, err := c.Token(ctx)
+		require.NoError(t, err)
+		idle()
+		for _, s := range all {
+			s.crash()
+		}
+		time.Sleep(time.Minute)
+		for _, s := range all {
+			s.restart(func(s *fakeServer) { s.timeline, s.lsn, s.system = 1, 5000, fakeSystem+1 })
+		}
+		time.Sleep(2 * time.Second)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		require.Equal(t, "b", mustAsk(t, c.Read(Any())))
+		later := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, later)
+		for _, c := range []*Cluster{c, later} {
+			began := time.Now()
+			_, err = ask(ctx, c.Read(After(token)))
+			require.ErrorIs(t, err, ErrNoReplica)
+			require.ErrorIs(t, err, ErrForeignToken)
+			require.LessOrEqual(t, time.Since(began), 50*time.Millisecond+hurriedEvery)
+			require.Zero(t, c.Stats().Fallbacks)
+			token, err := c.Token(ctx)
+			require.NoError(t, err)
+			require.Equal(t, "b", mustAsk(t, c.Read(After(token))))
+		}
+	})
+}
+
+// Two promotions can lead to the same timeline: a primary that has not got as far
+// as a token is another one. One that was only seen before has, by now.
+func TestTokenOfTheOtherPrimaryOfItsTimeline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(1)
+		all[0].timeline, all[0].lsn = 2, 500
+		c := fakeCluster(t, ClusterConfig{}, all...)
+		defer closeFake(t, c)
+		time.Sleep(1500 * time.Millisecond)
+		_, err := ask(context.Background(), c.Read(After(fakeToken(2, 9000))))
+		require.ErrorIs(t, err, errUnheardOf)
+		time.Sleep(1500 * time.Millisecond)
+		all[0].set(func(s *fakeServer) { s.lsn = 9000 })
+		began := time.Now()
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(2, 9000)))))
+		require.LessOrEqual(t, time.Since(began), kickedEvery)
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(1, 99000)))), "what a failover has lost")
+	})
+}
+
+// The primary has all that there is, however long its probes take.
+func TestWithinLagOfLessThanAProbeIsServedByThePrimary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(1)
+		all[0].delay = 10 * time.Millisecond
+		defer time.Sleep(all[0].delay) // until it sees that the cluster has ended
+		c := fakeCluster(t, ClusterConfig{Pool: Config{AcquireTimeout: time.Second}}, all...)
+		defer closeFake(t, c)
+		for _, lag := range []time.Duration{0, 1, 8 * time.Millisecond} {
+			require.Equal(t, "a", mustAsk(t, c.Read(WithinLag(lag))))
+		}
+		idle()
+		all[0].crash()
+		time.Sleep(2 * time.Second)
+		for _, lag := range []time.Duration{0, time.Second} {
+			_, err := ask(context.Background(), c.Read(WithinLag(lag)))
+			require.ErrorIs(t, err, ErrNoReplica, "another may have been promoted")
+		}
 	})
 }
 
@@ -269,14 +400,54 @@ func TestReadOnANewConnectionIsVerified(t *testing.T) {
 		all := fakeServers(2)
 		c := fakeCluster(t, ClusterConfig{}, all...)
 		defer closeFake(t, c)
-		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		time.Sleep(10500 * time.Millisecond) // between two probes
 		all[1].restart(func(s *fakeServer) { s.lsn = 900 })
-		require.Equal(t, "a", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 		require.Zero(t, c.Stats().Nodes[1].FreshAt, "what it had does not count any more")
 		all[1].set(func(s *fakeServer) { s.lsn = 1000 })
 		time.Sleep(time.Second)
-		require.Equal(t, "b", mustAsk(t, c.Read(After(Token{1, 1000}))))
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
+	})
+}
+
+// The name of a replica leads to another server, with less: the prober, whose
+// connection to the old one stands, must not vouch for the new.
+func TestReadAfterATokenWhenTheNameOfAReplicaMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		other := &fakeServer{name: "other", replica: true, timeline: 1, lsn: 500, system: fakeSystem}
+		var moved atomic.Bool
+		cfg := fakeConfig(t, ClusterConfig{}, all...)
+		dial := cfg.Pool.ConnConfig.DialFunc
+		cfg.Pool.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if moved.Load() && addr == "b:5432" {
+				return other.dial()
+			}
+			return dial(ctx, network, addr)
+		}
+		c, err := OpenCluster(context.Background(), cfg)
+		require.NoError(t, err)
+		defer closeFake(t, c)
+		require.Equal(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
+		idle()
+		old, err := c.Read(Any()).Acquire(context.Background())
+		require.NoError(t, err)
+		moved.Store(true)
+		young, err := c.Read(Any()).Acquire(context.Background())
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		young.Release() // it is older than many probes, of the old server
+		require.Equal(t, "a", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
+		require.EqualValues(t, 500, c.Stats().Nodes[1].Position.lsn, "it is the new one that is probed")
+
+		other.set(func(s *fakeServer) { s.lsn = 1000 })
+		time.Sleep(2 * time.Second)
+		old.Release()
+		for range 10 {
+			require.NotEqual(t, "b", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
+		}
+		require.Equal(t, "other", mustAsk(t, c.Read(After(fakeToken(1, 1000)))))
 	})
 }
 
@@ -400,12 +571,12 @@ func TestWaitersOfADeadReplicaMove(t *testing.T) {
 		all[2].lsn = 1 // too far behind for the token
 		c := fakeCluster(t, ClusterConfig{Pool: Config{MinIdle: Off, Max: 1}}, all...)
 		defer closeFake(t, c)
-		held, err := c.Read(After(Token{1, 1000})).Acquire(ctx)
+		held, err := c.Read(After(fakeToken(1, 1000))).Acquire(ctx)
 		require.NoError(t, err)
 		require.Equal(t, "b", held.Conn().Config().Host)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			name, err := ask(ctx, c.Read(After(Token{1, 1000})))
+			name, err := ask(ctx, c.Read(After(fakeToken(1, 1000))))
 			require.NoError(t, err)
 			require.Equal(t, "c", name)
 		})
@@ -588,6 +759,30 @@ func TestProbeSurvivesADialThatDoesNotReturn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A BeforeConnect that hangs for a replica holds up neither writes nor reads, and
+// the node is back when it returns.
+func TestHungBeforeConnectOfAReplicaHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		c := fakeCluster(t, ClusterConfig{Pool: Config{BeforeConnect: func(_ context.Context, cfg *pgx.ConnConfig) error {
+			if cfg.Host == "b" {
+				<-release
+			}
+			return nil
+		}}}, fakeServers(3)...)
+		began := time.Now()
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		require.Equal(t, time.Second+closeTimeout, time.Since(began))
+		require.Equal(t, "c", mustAsk(t, c.Read(Any())))
+		require.ErrorIs(t, c.Stats().Nodes[1].Err, context.DeadlineExceeded)
+		require.Equal(t, RoleUnreachable, c.Stats().Nodes[1].Role)
+		close(release)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, RoleReplica, c.Stats().Nodes[1].Role)
+		closeFake(t, c)
+	})
 }
 
 // A node that cannot be reached is not probed all the time, however many ask.

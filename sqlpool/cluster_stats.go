@@ -71,7 +71,7 @@ func (c *Cluster) Stats() ClusterStats {
 		s.Nodes = append(s.Nodes, NodeStats{
 			Name: n.name, Role: is.role, Since: is.since, Reads: is.reads,
 			Lag: is.lag, LagKnown: is.role == RoleReplica && !is.freshAt.IsZero(), FreshAt: is.freshAt,
-			Position: Token{is.timeline, is.lsn}, Err: is.err,
+			Position: is.position(), Err: is.err,
 			InFlight: backends[i].InFlight, Calls: backends[i].Picks,
 			Pool: n.pool.Stats(),
 		})

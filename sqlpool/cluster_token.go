@@ -12,15 +12,26 @@ import (
 // the token was taken is part of it. Cluster.Token takes one, and After reads
 // no less than that. The zero Token is of nothing: any node has reached it.
 //
-// Its text, of String and ParseToken, is a line of letters, digits and a hyphen
+// A token is of one database system: a primary and what was copied from it. What
+// pg_upgrade or initdb makes is another, and a token from before is refused with
+// ErrForeignToken.
+//
+// Its text, of String and ParseToken, is a line of letters, digits and hyphens
 // that fits into a cookie or a header, to be read by another process. It is no
-// secret, and it is not signed: who makes one up makes his reads wait, and then
-// go to the primary as far as ClusterConfig.Fallback allows, which is everybody's.
-// Where that matters, sign the cookie.
+// secret, and it is not signed. Who makes one up makes his reads wait for
+// ClusterConfig.CatchUpWait, in which all nodes are probed often. If the primary
+// has got as far they go there, as far as ClusterConfig.Fallback allows, which is
+// everybody's; else they are refused, after the next probe of all nodes, or twice
+// ProbeInterval if one cannot be asked. Where that matters, sign the cookie.
 type Token struct {
+	family   uint32 // of the identity of its server
 	timeline uint32
 	lsn      lsn
 }
+
+// ErrForeignToken is found by errors.Is in the refusal of a Read with a Token of
+// another database system. Nothing will ever satisfy it: forget it.
+var ErrForeignToken = errors.New("sqlpool: the token is of another database system")
 
 // ErrToken is found by errors.Is in the error of ParseToken.
 var ErrToken = errors.New("sqlpool: not a token")
@@ -32,12 +43,14 @@ func ParseToken(text string) (Token, error) {
 	if text == "" {
 		return Token{}, nil
 	}
-	line, at, ok := strings.Cut(text, "-")
+	of, rest, okOf := strings.Cut(text, "-")
+	line, at, ok := strings.Cut(rest, "-")
+	family, errOf := strconv.ParseUint(of, 16, 32)
 	timeline, errLine := strconv.ParseUint(line, 16, 32)
 	position, errAt := strconv.ParseUint(at, 16, 64)
-	t := Token{uint32(timeline), lsn(position)}
+	t := Token{uint32(family), uint32(timeline), lsn(position)}
 	// One text for each token: what strconv also takes is not ours.
-	if !ok || errLine != nil || errAt != nil || t.timeline == 0 || t.String() != text {
+	if !okOf || !ok || errOf != nil || errLine != nil || errAt != nil || t.timeline == 0 || t.String() != text {
 		return Token{}, ErrToken
 	}
 	return t, nil
@@ -46,13 +59,13 @@ func ParseToken(text string) (Token, error) {
 // IsZero reports whether t is of nothing.
 func (t Token) IsZero() bool { return t == Token{} }
 
-// String is the token's text: the timeline and the position in the log, in
-// hexadecimal, "1-16B3748". That of the zero Token is empty.
+// String is the token's text: a hash of the system identifier, the timeline and the
+// position in the log, in hexadecimal, "5C0FFEE5-1-16B3748". That of the zero Token is empty.
 func (t Token) String() string {
 	if t.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("%X-%X", t.timeline, uint64(t.lsn))
+	return fmt.Sprintf("%X-%X-%X", t.family, t.timeline, uint64(t.lsn))
 }
 
 // MarshalText is String.

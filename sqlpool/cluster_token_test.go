@@ -9,10 +9,10 @@ import (
 
 func TestTokenText(t *testing.T) {
 	for text, want := range map[string]Token{
-		"":                          {},
-		"1-0":                       {1, 0},
-		"1-16B3748":                 {1, 0x16B3748},
-		"FFFFFFFF-FFFFFFFFFFFFFFFF": {0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF},
+		"":                                   {},
+		"0-1-0":                              {0, 1, 0},
+		"A-1-16B3748":                        {0xA, 1, 0x16B3748},
+		"FFFFFFFF-FFFFFFFF-FFFFFFFFFFFFFFFF": {0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF},
 	} {
 		got, err := ParseToken(text)
 		require.NoError(t, err, text)
@@ -20,8 +20,9 @@ func TestTokenText(t *testing.T) {
 		require.Equal(t, text, got.String())
 	}
 	for _, text := range []string{
-		"-", "1", "1-", "-1", "0-1", "1-1-1", "1-g", "1-16b3748", "01-1", "1-01", "+1-1", "1-+1", " 1-1", "1-1 ", "1_0-1", "0x1-1",
-		"100000000-1", "1-10000000000000000", "1-0/16B3748",
+		"-", "--", "1", "1-", "-1", "1-1", "1-1-", "-1-1", "1--1", "1-0-1", "1-1-1-1", "1-1-g", "1-1-16b3748", "a-1-1",
+		"01-1-1", "1-01-1", "1-1-01", "+1-1-1", "1-+1-1", "1-1-+1", " 1-1-1", "1-1-1 ", "1_0-1-1", "0x1-1-1",
+		"100000000-1-1", "1-100000000-1", "1-1-10000000000000000", "1-1-0/16B3748",
 	} {
 		_, err := ParseToken(text)
 		require.ErrorIs(t, err, ErrToken, text)
@@ -30,14 +31,14 @@ func TestTokenText(t *testing.T) {
 
 func TestTokenInJSON(t *testing.T) {
 	type session struct{ Seen Token }
-	b, err := json.Marshal(session{Token{2, 0xAB}})
+	b, err := json.Marshal(session{Token{3, 2, 0xAB}})
 	require.NoError(t, err)
-	require.JSONEq(t, `{"Seen":"2-AB"}`, string(b))
+	require.JSONEq(t, `{"Seen":"3-2-AB"}`, string(b))
 	var back session
 	require.NoError(t, json.Unmarshal(b, &back))
-	require.Equal(t, Token{2, 0xAB}, back.Seen)
-	require.ErrorIs(t, json.Unmarshal([]byte(`{"Seen":"2-xy"}`), &back), ErrToken)
-	require.Equal(t, Token{2, 0xAB}, back.Seen, "an error changes nothing")
+	require.Equal(t, Token{3, 2, 0xAB}, back.Seen)
+	require.ErrorIs(t, json.Unmarshal([]byte(`{"Seen":"3-2-xy"}`), &back), ErrToken)
+	require.Equal(t, Token{3, 2, 0xAB}, back.Seen, "an error changes nothing")
 }
 
 func TestAfterTheZeroTokenIsAny(t *testing.T) {
@@ -47,7 +48,7 @@ func TestAfterTheZeroTokenIsAny(t *testing.T) {
 // A token comes back from a client: whatever is read is written the same way, and
 // nothing makes it panic.
 func FuzzParseToken(f *testing.F) {
-	for _, text := range []string{"", "1-0", "1-16B3748", "FFFFFFFF-FFFFFFFFFFFFFFFF", "0-1", "1-01", "1-g", "-", "1-+1", "1-0/1"} {
+	for _, text := range []string{"", "0-1-0", "A-1-16B3748", "FFFFFFFF-FFFFFFFF-FFFFFFFFFFFFFFFF", "1-0-1", "1-1-01", "1-1-g", "-", "--", "1-1-+1", "1-1-0/1", "1-1"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -2,6 +2,7 @@ package sqlpool
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -91,8 +92,9 @@ func TestTopologyWritesToNoPrimaryOfAnEarlierTimeline(t *testing.T) {
 func TestReplicaIsAsFreshAsTheMarkItHasReached(t *testing.T) {
 	c := newTold(2)
 	c.replica(1, 1, 100)
-	require.True(t, c.nodes[1].reads, "with no primary to be behind")
+	require.False(t, c.nodes[1].reads, "it may be behind the primary, which was not asked yet")
 	c.primary(0, 1, 100) // the replica is known to have had that
+	require.True(t, c.nodes[1].reads)
 	first := c.now
 	require.Equal(t, first, c.nodes[1].freshAt)
 	for range 5 {
@@ -136,6 +138,95 @@ func TestLaggingReplicaLeavesAndComesBackWhenWell(t *testing.T) {
 	// One of which nobody knows how far behind it is, is out.
 	c.replica(1, 1, 50)
 	require.False(t, c.nodes[1].reads)
+}
+
+// One that lags does not come back because nobody knows any more by how much.
+func TestLaggingReplicaStaysOutInAFailover(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		c := newTold(3)
+		c.primary(0, 1, 100)
+		c.replica(1, 1, 100)
+		c.replica(2, 1, 100)
+		if away { // and lags behind unseen
+			c.gone(2)
+		}
+		at := lsn(100)
+		for range 30 {
+			at += 100
+			c.primary(0, 1, at)
+			c.replica(1, 1, at)
+		}
+		c.gone(0)
+		c.replica(1, 2, at) // follows a new primary, that was not seen yet
+		require.True(t, c.nodes[1].reads)
+		c.replica(2, 1, 100)
+		require.False(t, c.nodes[2].reads)
+		c.replica(2, 1, 50)
+		require.False(t, c.nodes[2].reads)
+		c.primary(1, 2, at)
+		require.False(t, c.nodes[2].reads)
+		c.replica(2, 2, at)
+		require.True(t, c.nodes[2].reads)
+	}
+}
+
+// One that was never seen beside a primary is out as well, once there was one.
+func TestReplicaFirstSeenInAFailoverStaysOut(t *testing.T) {
+	c := newTold(3)
+	c.gone(2)
+	c.replica(1, 1, 100)
+	c.primary(0, 1, 100)
+	c.replica(1, 2, 100)
+	c.replica(2, 1, 50)
+	require.False(t, c.nodes[2].reads)
+	c.replica(0, 2, 100) // nor the old primary, of which nobody knows what it lacks
+	require.False(t, c.nodes[0].reads)
+	require.True(t, c.nodes[1].reads)
+}
+
+func TestReplicaServesAtTheStartWhenAllWereAsked(t *testing.T) {
+	c := newTold(2)
+	c.replica(1, 1, 1)
+	require.False(t, c.nodes[1].reads)
+	c.gone(0)
+	require.True(t, c.nodes[1].reads, "nothing says that it lags")
+	c.primary(0, 1, 1000)
+	require.False(t, c.nodes[1].reads)
+}
+
+// A server that has no business here takes over nothing, whatever timeline it is
+// on; a cluster that was made anew does, once most of it is up.
+func TestTopologyOfAnotherSystem(t *testing.T) {
+	c := newTold(3)
+	c.primary(0, 3, 100)
+	c.replica(1, 3, 100)
+	c.replica(2, 3, 100)
+	stray := sighting{timeline: 57, lsn: 9000, server: identity{system: 1}}
+	c.tell(1, stray)
+	require.Equal(t, 0, c.topology.primary)
+	require.Equal(t, RoleOldPrimary, c.nodes[1].role)
+	c.primary(0, 3, 200)
+	c.replica(2, 3, 200)
+	require.True(t, c.nodes[2].reads)
+	c.tell(1, sighting{replica: true, timeline: 57, lsn: 9000, server: identity{system: 1}})
+	require.False(t, c.nodes[1].reads)
+	require.Zero(t, c.nodes[1].freshAt, "it has got far, in another log")
+	c.tell(0, stray)
+	require.EqualValues(t, 1, c.topology.system, "two of three do")
+	require.False(t, c.nodes[2].reads)
+
+	c.primary(0, 3, 200)
+	c.replica(1, 3, 200)
+	require.Equal(t, 0, c.topology.primary)
+	for i := range 3 {
+		c.gone(i)
+	}
+	require.Zero(t, c.topology.system)
+	c.tell(0, sighting{timeline: 1, lsn: 50, server: identity{system: 2}})
+	require.Equal(t, 0, c.topology.primary)
+	require.EqualValues(t, 1, c.topology.timeline)
+	c.primary(1, 3, 200) // one that was forgotten
+	require.Equal(t, 0, c.topology.primary)
 }
 
 // A new primary has committed since nobody knows when: what was known of replicas
@@ -215,6 +306,7 @@ func TestTopologyModel(t *testing.T) {
 		var tokens []token
 		latest := uint32(1)
 		chosen := uint32(0)
+		behind := make([]bool, nodes) // was last known to lag
 		pick := func() *server { return servers[rapid.IntRange(0, nodes-1).Draw(t, "server")] }
 		prefix := func(log, of []commit) bool {
 			if len(log) > len(of) {
@@ -240,7 +332,7 @@ func TestTopologyModel(t *testing.T) {
 			},
 			"token": func(t *rapid.T) {
 				if leader.primary {
-					tokens = append(tokens, token{Token{leader.timeline, lsn(len(leader.log))}, leader.log})
+					tokens = append(tokens, token{Token{0, leader.timeline, lsn(len(leader.log))}, leader.log})
 				}
 			},
 			"replay": func(t *rapid.T) {
@@ -282,22 +374,49 @@ func TestTopologyModel(t *testing.T) {
 					topo.see(i, sighting{at: began, replica: !s.primary, timeline: s.timeline, lsn: lsn(len(s.log))}, now)
 				}
 			},
+			"stray": func(t *rapid.T) { // a probe that gets to another cluster
+				i := rapid.IntRange(0, nodes-1).Draw(t, "node")
+				topo.see(i, sighting{
+					at: now, replica: rapid.Bool().Draw(t, "replica"), timeline: rapid.Uint32Range(1, 9).Draw(t, "timeline"),
+					lsn: 5, server: identity{system: 1},
+				}, now)
+			},
 			"": func(t *rapid.T) {
 				if p := topo.primary; p >= 0 {
+					require.Equal(t, topo.system, topo.nodes[p].server.system)
+				}
+				if p := topo.primary; p >= 0 && topo.system == 0 {
 					got := topo.nodes[p].timeline
 					require.GreaterOrEqual(t, got, chosen, "writes went back to an earlier timeline")
 					chosen = got
 					require.Equal(t, topo.timeline, got)
 					require.False(t, topo.nodes[p].replica)
 				}
+				asked := !slices.ContainsFunc(topo.nodes, func(n nodeView) bool { return !n.asked })
 				for i := range topo.nodes {
-					n, s := &topo.nodes[i], servers[i]
+					n := &topo.nodes[i]
+					if n.role == RoleReplica {
+						if n.reads {
+							require.True(t, asked, "it serves, and may be behind one that was not asked")
+							require.False(t, behind[i] && n.freshAt.IsZero(), "it lagged, and is back without a date")
+						}
+						if k := len(topo.marks); k > 0 && n.reads {
+							require.False(t, n.freshAt.IsZero())
+							require.LessOrEqual(t, topo.marks[k-1].at.Sub(n.freshAt), topo.maxLag)
+						}
+						require.False(t, n.reads && n.server.system != topo.system)
+						behind[i] = asked && !n.reads && n.server.system == topo.system
+					}
+					s := servers[i]
+					if n.server.system != 0 {
+						continue
+					}
 					if !n.replica || !n.reachable || int(n.lsn) > len(s.log) || s.primary || s.timeline < n.timeline {
 						continue // it was restarted since: what its old connections would tell
 					}
 					// All that the latest primary that was seen had committed before
 					// freshAt is there, of what is still part of its history.
-					if seen := topo.primary; seen >= 0 && !n.freshAt.IsZero() && topo.nodes[seen].timeline == servers[seen].timeline && servers[seen].primary {
+					if seen := topo.primary; seen >= 0 && topo.system == 0 && !n.freshAt.IsZero() && topo.nodes[seen].timeline == servers[seen].timeline && servers[seen].primary {
 						for k, c := range servers[seen].log {
 							if c.at.Before(n.freshAt) {
 								require.Less(t, k, len(s.log), "a commit of before freshAt is missing")

@@ -138,9 +138,10 @@ var (
 //
 // A server may have been restarted as something else, or to an earlier position,
 // since it was probed. No connection survives that: so one that is older than a
-// probe is to the server which that probe saw, or broken. Of a younger one nothing
-// is known, and n is asked again first. Time has passed as well, if the connection
-// was waited for.
+// probe of the same server is to what that probe saw, or broken. Of a younger one
+// nothing is known, and n is asked again first; if that sees another server, the
+// address leads elsewhere than it did, and the prober makes a new connection too.
+// Time has passed as well, if the connection was waited for.
 func (j *journey) admit(t *trip, n *node, s *session) error {
 	if j.write {
 		return s.acceptsWrites(j.ctx, n)
@@ -148,15 +149,28 @@ func (j *journey) admit(t *trip, n *node, s *session) error {
 	if j.by.kind == anyAge {
 		return nil
 	}
+	if err := s.identify(j.ctx, j.c.cfg.ProbeTimeout); err != nil {
+		return err
+	}
 	var deadline <-chan time.Time
+	var redialled time.Time
 	for {
 		v := j.c.view.Load()
 		is := &v.nodes[n.index]
-		if is.at.After(s.madeAt) {
+		if is.at.After(s.madeAt) && is.server == s.server {
 			if !j.by.servedBy(is, v.primary == n.index, time.Now()) {
 				return errBehind
 			}
 			return nil
+		}
+		switch {
+		case is.server == s.server:
+		case redialled.IsZero():
+			redialled = time.Now()
+			n.redial.Store(true)
+		case is.at.After(redialled):
+			s.gone = true
+			return errBehind
 		}
 		if deadline == nil {
 			timer := time.NewTimer(j.c.cfg.ProbeTimeout)

@@ -25,6 +25,7 @@ type conn struct {
 	peeker
 	dials    *dials     // for this connection alone
 	madeAt   time.Time  // when the server had let it in
+	server   identity   // which it is to; zero: not asked
 	prepared statements // for database/sql
 }
 
