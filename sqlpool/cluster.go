@@ -113,12 +113,11 @@ func OpenCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 	if len(places) > 1 && !cfg.PrimaryReads {
 		c.fallback = cfg.Fallback
 	}
+	if c.retries, err = cfg.Pool.txRetry(cfg.Name); err != nil {
+		return nil, err
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if err := c.open(ctx, places); err != nil {
-		c.cancel()
-		return nil, errors.Join(err, c.closePools(ctx))
-	}
-	if c.retries, err = cfg.Pool.txRetry(cfg.Name); err != nil {
 		c.cancel()
 		return nil, errors.Join(err, c.closePools(ctx))
 	}
@@ -141,6 +140,7 @@ func OpenCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 func (c *Cluster) open(ctx context.Context, places []place) error {
 	backends := make([]balance.Backend[*node], len(places))
 	for i, at := range places {
+		at.cfg.RetryBudget = c.retries.budget // what succeeds on any node funds it
 		n, err := c.newNode(ctx, i, at)
 		if err != nil {
 			return err

@@ -442,6 +442,27 @@ func TestWaitersOfAnOldPrimaryMove(t *testing.T) {
 	})
 }
 
+// What succeeds through a Route funds the budget that its InTx takes from.
+func TestSuccessesOnAllNodesFundTheBudgetOfInTx(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := fakeCluster(t, ClusterConfig{}, fakeServers(2)...)
+		defer closeFake(t, c)
+		for c.retries.budget.Take() == nil { // until it is empty
+		}
+		for range 2000 {
+			mustAsk(t, c.Write())
+		}
+		require.NoError(t, c.retries.budget.Take())
+		var children []string
+		for _, r := range c.Inspect().Children {
+			children = append(children, r.Kind+" "+r.Name)
+		}
+		require.Equal(t, []string{
+			"sqlpool_node a:5432", "sqlpool_node b:5432", "retry_budget cluster", "retry_budget cluster.fallback",
+		}, children)
+	})
+}
+
 // A breaker of a node takes it out of the picks.
 func TestNodeGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
