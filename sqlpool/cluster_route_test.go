@@ -301,6 +301,59 @@ func TestWriteIsNotSentToAStandby(t *testing.T) {
 	})
 }
 
+// A net.Conn of the user's that panics or exits the goroutine when a write asks
+// whether its connection is to a standby leaves nothing in use.
+func TestConnThatDoesNotReturnWhenAWriteAsksLeaksNothing(t *testing.T) {
+	for name, react := range map[string]func(){"panics": func() { panic("conn") }, "exits": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := fakeServers(2)
+				g := &spy{}
+				var sick atomic.Bool
+				cfg := fakeConfig(t, ClusterConfig{
+					ProbeInterval: time.Hour, MaxLag: Off, Pool: Config{MinIdle: 1},
+					Guard: func(string) core.Guard { return g },
+				}, all...)
+				dial := cfg.Pool.ConnConfig.DialFunc
+				cfg.Pool.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					n, err := dial(ctx, network, addr)
+					return sickConn{n, func() {
+						if sick.Swap(false) {
+							react()
+						}
+					}}, err
+				}
+				c, err := OpenCluster(context.Background(), cfg)
+				require.NoError(t, err)
+				defer closeFake(t, c)
+				mustAsk(t, c.Write())
+				promoteUnderAConnection(t, c, all...)
+				sick.Store(true)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					defer func() { _ = recover() }()
+					_, _ = ask(context.Background(), c.Write())
+				}()
+				<-done
+				require.False(t, sick.Load(), "it was asked")
+				time.Sleep(time.Second)
+				s := c.Stats().Nodes[1]
+				require.Zero(t, s.Pool.Used)
+				require.Zero(t, s.InFlight)
+				require.Zero(t, g.held())
+			})
+		})
+	}
+}
+
+type sickConn struct {
+	net.Conn
+	react func()
+}
+
+func (c sickConn) Write(b []byte) (int, error) { c.react(); return c.Conn.Write(b) }
+
 // 25006 of a server that turned into a standby under the connection.
 func TestReadOnlyErrorHasAllNodesProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

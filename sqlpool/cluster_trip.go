@@ -57,14 +57,20 @@ func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (whither, e
 		}
 		return turnedDown, err
 	}
+	admitted := false
+	defer func() {
+		if !admitted { // or code of the user's, such as a net.Conn, has panicked
+			j.s.abandon()
+		}
+	}()
 	if err := j.admit(t, n, j.s); err != nil {
-		j.s.abandon()
 		j.last = err
 		if j.ctx.Err() != nil {
 			return turnedDown, j.refuse(j.none(), core.WaitTimeout, j.ctx.Err())
 		}
 		return elsewhere, err
 	}
+	admitted = true
 	return boarded, nil
 }
 
