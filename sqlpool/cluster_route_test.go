@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core"
@@ -298,6 +299,74 @@ func TestWriteIsNotSentToAStandby(t *testing.T) {
 		require.Equal(t, "b:5432", c.Stats().Primary)
 		// b's old connections were made when it was a standby. They are good.
 		require.Equal(t, "b", mustAsk(t, c.Write()))
+	})
+}
+
+// A server that is silent when a write asks whether it is a standby is left after
+// ProbeTimeout, whatever the caller's own deadline.
+func TestWriteAsksASilentServerForProbeTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{
+			ProbeInterval: time.Hour, MaxLag: Off, ProbeTimeout: 200 * time.Millisecond,
+			Pool: Config{MinIdle: 1, Max: 1, AcquireTimeout: time.Second},
+		}, all...)
+		mustAsk(t, c.Write())
+		promoteUnderAConnection(t, c, all...)
+		all[1].set(func(s *fakeServer) { s.silent = true })
+		time.AfterFunc(100*time.Millisecond, func() { // what was asked by then is never answered
+			all[1].set(func(s *fakeServer) { s.silent = false })
+		})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		name, err := ask(ctx, c.Write())
+		took := time.Since(began)
+		closeFake(t, c)
+		require.NoError(t, err)
+		require.Equal(t, "b", name)
+		require.Less(t, took, time.Second)
+	})
+}
+
+// A context that OnAcquire derives of its own, and keeps, ends with the trip.
+func TestContextThatOnAcquireDerivesEndsWithACause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kept []context.Context
+		c := fakeCluster(t, ClusterConfig{Pool: Config{OnAcquire: func(ctx context.Context, _ *pgx.Conn) error {
+			child, cancel := context.WithCancel(ctx)
+			kept = append(kept, child)
+			context.AfterFunc(child, cancel)
+			return nil
+		}}}, fakeServers(2)...)
+		defer closeFake(t, c)
+		for range 20 {
+			mustAsk(t, c.Write())
+		}
+		synctest.Wait()
+		require.Len(t, kept, 20)
+		for _, ctx := range kept {
+			require.ErrorIs(t, ctx.Err(), context.Canceled)
+		}
+	})
+}
+
+// The primary is replaced, and that is seen, while OnAcquire takes its time.
+func TestWriteLooksAgainAfterASlowOnAcquire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		var slow atomic.Bool
+		c := fakeCluster(t, ClusterConfig{Pool: Config{OnAcquire: func(context.Context, *pgx.Conn) error {
+			if slow.Swap(false) {
+				time.Sleep(3 * time.Second) // in the bubble's time
+			}
+			return nil
+		}}}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		slow.Store(true)
+		time.AfterFunc(time.Second, func() { all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 }) })
+		require.Equal(t, "b", mustAsk(t, c.Write()), "b has been the primary for two seconds")
 	})
 }
 

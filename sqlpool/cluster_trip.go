@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/surgewall/surgewall/core"
@@ -92,6 +93,7 @@ type trip struct {
 	merged context.Context
 	cancel context.CancelFunc
 	stop   func() bool
+	over   atomic.Bool // merged was cancelled since the trip has ended
 }
 
 // servedBy reports whether n serves the trip, as far as is known.
@@ -119,25 +121,32 @@ func (t *trip) Done() <-chan struct{} {
 	return t.merged.Done()
 }
 
-// Err is set as Done says.
+// Err is set as Done says: a context that was derived of t, by a hook of the
+// user's too, may learn of the end of the trip, and asks why.
 func (t *trip) Err() error {
 	if err := t.Context.Err(); err != nil || t.stint == nil {
 		return err
 	}
-	return t.stint.Err()
+	if err := t.stint.Err(); err != nil || !t.over.Load() {
+		return err
+	}
+	return context.Canceled
 }
 
 func (t *trip) end() {
 	t.once.Do(func() { t.merged = t.Context })
 	if t.cancel != nil {
+		t.over.Store(true)
 		t.stop()
 		t.cancel()
 	}
 }
 
 var (
-	errStandby = errors.New("sqlpool: the connection is to a standby")
-	errBehind  = errors.New("sqlpool: the node has fallen behind")
+	errStandby  = errors.New("sqlpool: the connection is to a standby")
+	errSilent   = errors.New("sqlpool: the server did not say whether it is a standby")
+	errReplaced = errors.New("sqlpool: the node is not the primary any more")
+	errBehind   = errors.New("sqlpool: the node has fallen behind")
 )
 
 // admit makes sure, with a connection in hand, that it is to what the trip wanted.
@@ -149,7 +158,7 @@ var (
 // was waited for.
 func (j *journey) admit(t *trip, n *node, s *session) error {
 	if j.write {
-		return s.acceptsWrites(j.ctx, n)
+		return j.acceptsWrites(t, n, s)
 	}
 	if j.by.kind == anyAge {
 		return nil
@@ -183,18 +192,32 @@ func (j *journey) admit(t *trip, n *node, s *session) error {
 	}
 }
 
-// acceptsWrites makes sure that the connection is not to a standby. PostgreSQL
-// tells so when it is made, since version 14, and of a promotion with the next
-// answer: so one that was to a standby is asked.
-func (s *session) acceptsWrites(ctx context.Context, n *node) error {
+// acceptsWrites makes sure that n is still the primary, as far as is known: time
+// has passed if the connection was waited for, or a hook took it. And that the
+// connection is not to a standby. PostgreSQL tells so when it is made, since
+// version 14, and of a promotion with the next answer: so one that was to a
+// standby is asked.
+func (j *journey) acceptsWrites(t *trip, n *node, s *session) error {
+	if j.c.view.Load().primary != n.index {
+		return errReplaced
+	}
 	standby := func() bool { return s.pgx.PgConn().ParameterStatus("in_hot_standby") == "on" }
 	if !standby() {
 		return nil
 	}
-	if err := s.pgx.Ping(ctx); err == nil && !standby() {
+	ctx, cancel := context.WithTimeout(t, j.c.cfg.ProbeTimeout)
+	defer cancel()
+	err := s.pgx.Ping(ctx)
+	switch {
+	case j.c.view.Load().primary != n.index:
+		return errReplaced
+	case err == nil && !standby():
 		return nil
 	}
 	s.gone = true
 	n.readOnly()
+	if err != nil {
+		return errSilent
+	}
 	return errStandby
 }
