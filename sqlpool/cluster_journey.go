@@ -58,6 +58,10 @@ type journey struct {
 	started time.Time
 	last    error // why a node that was to serve did not
 
+	// failures are the nodes that could not be dialled, and when the last probe
+	// that saw them had begun.
+	failures map[int]time.Time
+
 	late    context.Context // ctx, until the acquire timeout is over; nil until it is needed
 	cancel  context.CancelFunc
 	asked   bool // all nodes were kicked

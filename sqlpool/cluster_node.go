@@ -2,9 +2,11 @@ package sqlpool
 
 import (
 	"context"
+	"errors"
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/balance"
+	"github.com/surgewall/surgewall/core/pool"
 )
 
 // node is one server of a Cluster. To the balancer it is a guard as well, which
@@ -109,10 +111,14 @@ type visit struct {
 	n     *node
 	lease balance.Lease[*node]
 	reads bool // of a replica
+	again bool // the node could not be dialled for this journey, which was counted
 }
 
 func (v *visit) FinishPermit(ctx context.Context, _ core.Token, r core.Result) {
 	switch {
+	case v.again && errors.Is(r.Err, pool.ErrUnavailable):
+		v.lease.Cancel()
+		return
 	case r.Outcome == core.Failure:
 		v.n.kick()
 	case r.Outcome == core.Success && v.reads:

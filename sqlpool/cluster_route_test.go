@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/circuit"
 	"github.com/surgewall/surgewall/core/pool"
 	"github.com/surgewall/surgewall/core/retry"
 )
@@ -615,6 +616,71 @@ func TestNodeGuard(t *testing.T) {
 		asked, outcomes := guards["c:5432"].take()
 		require.Positive(t, asked)
 		require.Len(t, outcomes, 10)
+	})
+}
+
+// A write that waits for a primary is one failure of the old one, and with a
+// breaker for each node it waits all the same.
+func TestWaitingWriteIsOneFailureOfItsNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		guards := map[string]*spy{}
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{Guard: func(node string) core.Guard {
+			guards[node] = &spy{}
+			return guards[node]
+		}}, all...)
+		defer closeFake(t, c)
+		mustAsk(t, c.Write())
+		idle()
+		all[0].crash()
+		guards["a:5432"].take()
+		_, err := ask(context.Background(), c.Write())
+		require.ErrorIs(t, err, ErrNoPrimary)
+		asked, outcomes := guards["a:5432"].take()
+		require.Equal(t, 1, asked)
+		require.Equal(t, []core.Outcome{core.Failure}, outcomes)
+		require.Zero(t, guards["a:5432"].held())
+	})
+}
+
+func TestWritesWaitForAPrimaryWithABreakerForEachNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		breakers, err := circuit.NewGroup(circuit.GroupConfig[string]{})
+		require.NoError(t, err)
+		c := fakeCluster(t, ClusterConfig{Guard: func(node string) core.Guard { return breakers.Get(node) }}, all...)
+		defer closeFake(t, c)
+		mustAsk(t, c.Write())
+		idle()
+		all[0].crash()
+		time.AfterFunc(6*time.Second, func() { all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 }) })
+		var wg sync.WaitGroup
+		for range 200 { // enough to open it
+			time.Sleep(10 * time.Millisecond) // in the bubble's time
+			wg.Go(func() { require.Equal(t, "b", mustAsk(t, c.Write())) })
+		}
+		require.False(t, core.IsReady(breakers.Get("a:5432")))
+		wg.Wait()
+	})
+}
+
+// A caller who did not cancel is not told that he did, when the node is left that
+// he was waiting for.
+func TestNobodyCancelledWhenANodeIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{Pool: Config{Max: 1, AcquireTimeout: 5 * time.Second}}, all...)
+		defer closeFake(t, c)
+		held, err := c.Write().Acquire(context.Background())
+		require.NoError(t, err)
+		defer held.Release()
+		time.AfterFunc(500*time.Millisecond, func() {
+			all[1].set(func(s *fakeServer) { s.timeline = 2 }) // it follows a primary that is none of ours
+		})
+		_, err = ask(context.Background(), c.Write())
+		require.ErrorIs(t, err, ErrNoPrimary)
+		require.ErrorIs(t, err, errReplaced)
+		require.NotErrorIs(t, err, context.Canceled)
 	})
 }
 

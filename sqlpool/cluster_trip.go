@@ -32,11 +32,21 @@ func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (whither, e
 	defer t.end()
 	lease, err := j.c.balancer.Pick(t, balance.PickInfo{Tried: tried})
 	if err != nil {
+		if primary && v.primary >= 0 {
+			// While the primary cannot be asked, what its guard says of it is no
+			// reason not to wait for another.
+			there := v.nodes[v.primary].role == RolePrimary && !j.failed(v.primary, v)
+			switch {
+			case t.refused != nil:
+				err = t.refused
+			case j.c.nodes[v.primary].Ready():
+				there = false // it is not for its guard that it was not picked
+			}
+			if there {
+				return turnedDown, err
+			}
+		}
 		switch {
-		case primary && t.refused != nil:
-			return turnedDown, t.refused
-		case primary && v.primary >= 0 && !j.c.nodes[v.primary].Ready():
-			return turnedDown, err
 		case ctx.Err() != nil:
 			return turnedDown, j.refuse(j.none(), core.WaitTimeout, ctx.Err())
 		}
@@ -47,12 +57,24 @@ func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (whither, e
 	}
 	n := lease.Value()
 	t.stint = v.stints[n.index]
-	visit := &visit{n: n, lease: lease.Take(), reads: !primary && v.nodes[n.index].role == RoleReplica}
+	_, again := j.failures[n.index]
+	visit := &visit{n: n, lease: lease.Take(), reads: !primary && v.nodes[n.index].role == RoleReplica, again: again}
 	j.s.ctx = j.ctx
 	j.s.permit = core.NewPermit(visit, core.Token{}, core.WantsResult)
 	if err := j.s.borrow(t, n.pool); err != nil {
+		unavailable := errors.Is(err, pool.ErrUnavailable)
+		left := t.stint.Err() != nil && ctx.Err() == nil
+		switch {
+		case unavailable:
+			j.fail(n, v)
+		case left: // so err says that a context has ended, which is not the caller's
+			err = errBehind
+			if j.write {
+				err = errReplaced
+			}
+		}
 		j.last = err
-		if t.stint.Err() != nil && ctx.Err() == nil || errors.Is(err, pool.ErrUnavailable) {
+		if unavailable || left {
 			n.kick()
 			return elsewhere, err
 		}
@@ -73,6 +95,22 @@ func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (whither, e
 	}
 	admitted = true
 	return boarded, nil
+}
+
+// fail notes that n, as it is in v, had no connection and could not be dialled.
+func (j *journey) fail(n *node, v *view) {
+	if j.failures == nil {
+		j.failures = make(map[int]time.Time)
+	}
+	j.failures[n.index] = v.nodes[n.index].at
+}
+
+// failed reports whether node i has failed the journey, and no probe that began
+// later has seen it. A server that had no room may have some at any time.
+func (j *journey) failed(i int, v *view) bool {
+	at, failed := j.failures[i]
+	is := &v.nodes[i]
+	return failed && is.at.Equal(at) && (is.err == nil || !is.reachable)
 }
 
 // trip is one visit to one node, and the context in which a connection is waited
@@ -103,6 +141,8 @@ func (t *trip) servedBy(n *node) bool {
 	case t.primary && t.view.primary != n.index:
 		return false
 	case !t.primary && !is.reads:
+		return false
+	case t.failed(n.index, t.view):
 		return false
 	}
 	return t.write || t.by.servedBy(is, t.view.primary == n.index, t.now)
