@@ -99,7 +99,7 @@ func newStint() *stint {
 // It does not wait for the servers, unless RequirePrimary is set; then it waits
 // for a primary and a connection to it, at most for ctx or Pool.AcquireTimeout.
 // The first statements wait until each node has been asked once, or could not be.
-func OpenCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
+func OpenCluster(ctx context.Context, cfg ClusterConfig) (_ *Cluster, err error) {
 	places, err := cfg.complete()
 	if err != nil {
 		return nil, err
@@ -117,14 +117,21 @@ func OpenCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 		return nil, err
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	started := false
+	defer func() {
+		if !started { // Guard or Policy has panicked, perhaps
+			c.cancel()
+			err = errors.Join(err, c.closePools(ctx))
+		}
+	}()
 	if err := c.open(ctx, places); err != nil {
-		c.cancel()
-		return nil, errors.Join(err, c.closePools(ctx))
+		return nil, err
 	}
 	c.publish()
 	c.write = c.route(true, Any())
 	c.anyRead = c.route(false, Any())
 	c.start()
+	started = true
 	if !cfg.RequirePrimary {
 		return c, nil
 	}

@@ -684,6 +684,33 @@ func TestNobodyCancelledWhenANodeIsLeft(t *testing.T) {
 	})
 }
 
+// A Guard function that panics or exits the goroutine at the second node leaves
+// nothing of the first.
+func TestGuardFuncThatDoesNotReturnLeavesNothing(t *testing.T) {
+	for name, react := range map[string]func(){"panics": func() { panic("guard") }, "exits": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // which fails for what is left running
+				all := fakeServers(2)
+				asked := 0
+				cfg := fakeConfig(t, ClusterConfig{Guard: func(string) core.Guard {
+					if asked++; asked == 2 {
+						react()
+					}
+					return nil
+				}}, all...)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					defer func() { _ = recover() }()
+					_, _ = OpenCluster(context.Background(), cfg)
+				}()
+				<-done
+				require.Equal(t, 2, asked)
+			})
+		})
+	}
+}
+
 // An observer that exits its goroutine, panics or blocks holds up nobody.
 func TestClusterEventsAndObserversThatDoNotReturn(t *testing.T) {
 	for name, react := range map[string]func(release chan struct{}){
