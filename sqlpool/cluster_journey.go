@@ -37,6 +37,9 @@ type router struct {
 // open opens s: it finds a node and borrows a connection from its pool. Nothing of
 // the caller's is sent meanwhile, so what was done in vain is done elsewhere.
 func (r *router) open(ctx context.Context, s *session) error {
+	if r.c == nil {
+		return errNowhere
+	}
 	j := journey{router: r, ctx: ctx, s: s, started: time.Now()}
 	defer j.end()
 	for {

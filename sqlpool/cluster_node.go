@@ -69,7 +69,8 @@ func (n *node) Refusal() *core.Rejection { return core.RefusalOf(n.guard) }
 // Name is the node's name.
 func (n *node) Name() string { return n.name }
 
-// readOnly hears that the node has refused to write, perhaps since it is a standby.
+// readOnly hears that the node, which was to write, has refused to, perhaps since
+// it is a standby.
 func (n *node) readOnly() { n.cluster.kick() }
 
 // dialWatch hears of the pool's dials. One that fails is a reason to look at

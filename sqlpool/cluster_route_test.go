@@ -433,15 +433,48 @@ func TestReadOnlyErrorHasAllNodesProbed(t *testing.T) {
 		defer closeFake(t, c)
 		require.Equal(t, "a", mustAsk(t, c.Write()))
 		time.Sleep(10500 * time.Millisecond)
-		held, err := c.Read(Any()).Acquire(ctx)
+		held, err := c.Write().Acquire(ctx)
 		require.NoError(t, err)
 		defer held.Release()
-		before := all[0].count(func(s *fakeServer) int { return s.probes })
-		_, err = held.Exec(ctx, "insert") // by mistake
-		require.Equal(t, "25006", func() string { s, _ := sqlState(err); return s }())
+		all[0].set(func(s *fakeServer) { s.replica = true })
+		before := all[1].count(func(s *fakeServer) int { return s.probes })
+		_, err = held.Exec(ctx, "insert")
+		require.True(t, isState(err, "25006"))
 		time.Sleep(kickedEvery)
 		synctest.Wait()
-		require.Equal(t, before+1, all[0].count(func(s *fakeServer) int { return s.probes }))
+		require.Equal(t, before+1, all[1].count(func(s *fakeServer) int { return s.probes }))
+	})
+}
+
+// A read that writes by mistake is no sign of a failover: its connection is kept,
+// those of others are, and no node is asked.
+func TestReadThatWritesKeepsItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{
+			ProbeInterval: time.Hour, MaxLag: Off, Pool: Config{MinIdle: 1, Max: 1, MaxIdleTime: time.Hour},
+		}, all...)
+		defer closeFake(t, c)
+		mustAsk(t, c.Read(Any()))
+		idle()
+		c.nodes[1].pool.dialer.sawPrimary.Store(true) // it was the primary once
+		seen := func(s *fakeServer) int { return s.dials + s.probes }
+		primary, replica := all[0].count(seen), all[1].count(seen)
+		for range 10 {
+			_, err := c.Read(Any()).Exec(ctx, "insert")
+			require.True(t, isState(err, "25006"))
+			_, err = c.Read(Any()).Query(ctx, "insert")
+			require.True(t, isState(err, "25006"))
+			require.Error(t, c.Read(Any()).QueryRow(ctx, "insert").Scan())
+			require.Error(t, c.Read(Any()).With(ctx, func(conn *Conn) error {
+				_, err := conn.Exec(ctx, "insert")
+				return err
+			}))
+		}
+		time.Sleep(time.Minute)
+		require.Equal(t, primary, all[0].count(seen))
+		require.Equal(t, replica, all[1].count(seen))
 	})
 }
 
@@ -775,6 +808,29 @@ func (o *clusterEvents) Observe(_ context.Context, e core.Event) {
 	}
 	o.mu.Unlock()
 	o.react(o.release)
+}
+
+// The zero Route refuses, and does not panic.
+func TestZeroRouteRefuses(t *testing.T) {
+	ctx := context.Background()
+	var r Route
+	_, err := r.Exec(ctx, "select 1")
+	require.ErrorIs(t, err, errNowhere)
+	_, err = r.Query(ctx, "select 1")
+	require.ErrorIs(t, err, errNowhere)
+	require.ErrorIs(t, r.QueryRow(ctx, "select 1").Scan(), errNowhere)
+	_, err = r.Begin(ctx)
+	require.ErrorIs(t, err, errNowhere)
+	_, err = r.BeginTx(ctx, pgx.TxOptions{})
+	require.ErrorIs(t, err, errNowhere)
+	require.ErrorIs(t, r.InTx(ctx, pgx.TxOptions{}, func(context.Context, pgx.Tx) error { return nil }), errNowhere)
+	require.ErrorIs(t, r.SendBatch(ctx, &pgx.Batch{}).Close(), errNowhere)
+	_, err = r.CopyFrom(ctx, pgx.Identifier{"t"}, nil, pgx.CopyFromRows(nil))
+	require.ErrorIs(t, err, errNowhere)
+	require.ErrorIs(t, r.With(ctx, func(*Conn) error { return nil }), errNowhere)
+	_, err = r.Acquire(ctx)
+	require.ErrorIs(t, err, errNowhere)
+	require.ErrorIs(t, r.Ping(ctx), errNowhere)
 }
 
 // A transaction stays on its node.

@@ -59,7 +59,7 @@ func (j *journey) visit(v *view, primary bool, tried *balance.Tried) (whither, e
 	t.stint = v.stints[n.index]
 	_, again := j.failures[n.index]
 	visit := &visit{n: n, lease: lease.Take(), reads: !primary && v.nodes[n.index].role == RoleReplica, again: again}
-	j.s.ctx = j.ctx
+	j.s.ctx, j.s.reads = j.ctx, visit.reads
 	j.s.permit = core.NewPermit(visit, core.Token{}, core.WantsResult)
 	if err := j.s.borrow(t, n.pool); err != nil {
 		unavailable := errors.Is(err, pool.ErrUnavailable)
