@@ -120,7 +120,7 @@ func newStint() *stint {
 // It does not wait for the servers, unless RequirePrimary is set; then it waits
 // for a primary and a connection to it, at most for ctx or Pool.AcquireTimeout.
 // The first statements wait until each node has been asked once, or could not be.
-func OpenCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
+func OpenCluster(ctx context.Context, cfg ClusterConfig) (_ *Cluster, err error) {
 	places, err := cfg.complete()
 	if err != nil {
 		return nil, err
@@ -134,19 +134,25 @@ func OpenCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 	if len(places) > 1 && !cfg.PrimaryReads {
 		c.fallback = cfg.Fallback
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	if err := c.open(ctx, places); err != nil {
-		c.cancel()
-		return nil, errors.Join(err, c.closePools(ctx))
-	}
 	if c.retries, err = cfg.Pool.txRetry(cfg.Name); err != nil {
-		c.cancel()
-		return nil, errors.Join(err, c.closePools(ctx))
+		return nil, err
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	started := false
+	defer func() {
+		if !started { // Guard or Policy has panicked, perhaps
+			c.cancel()
+			err = errors.Join(err, c.closePools(ctx))
+		}
+	}()
+	if err := c.open(ctx, places); err != nil {
+		return nil, err
 	}
 	c.publish()
 	c.write = c.route(true, Any())
 	c.anyRead = c.route(false, Any())
 	c.start()
+	started = true
 	if !cfg.RequirePrimary {
 		return c, nil
 	}
@@ -162,6 +168,7 @@ func OpenCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 func (c *Cluster) open(ctx context.Context, places []place) error {
 	backends := make([]balance.Backend[*node], len(places))
 	for i, at := range places {
+		at.cfg.RetryBudget = c.retries.budget // what succeeds on any node funds it
 		n, err := c.newNode(ctx, i, at)
 		if err != nil {
 			return err

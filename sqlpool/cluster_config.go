@@ -41,10 +41,13 @@ type ClusterConfig struct {
 	// who wait for a primary as well. Max is for each node.
 	Pool Config
 
-	// Guard makes the guard of a node, such as a breaker. It is asked once for
-	// each acquisition, as Config.Guard is; while it is not ready or refuses,
-	// another node is picked for a read. It is called once for each node, by
-	// OpenCluster. Default nil: no guards.
+	// Guard makes the guard of a node, such as a breaker. It is asked as
+	// Config.Guard is, before a connection of the node's is; while it is not ready
+	// or refuses, another node is picked for a read. Who waits for a node that
+	// cannot be dialled counts as one failure of it, however long he waits: later
+	// attempts, each of which asks the guard, are cancelled. A guard of the primary
+	// refuses a write only while the primary can be asked: else writes wait for
+	// one. It is called once for each node, by OpenCluster. Default nil: no guards.
 	Guard func(node string) core.Guard
 
 	// Policy spreads reads over the nodes that can serve them.

@@ -226,6 +226,20 @@ func fakeToken(timeline uint32, at lsn) Token {
 // idle waits until the pools have closed what is not in use.
 func idle() { time.Sleep(5 * time.Second) }
 
+// promoteUnderAConnection makes b the primary, with a connection in its pool that
+// was made when it was a standby: a write has to ask on it first.
+func promoteUnderAConnection(t *testing.T, c *Cluster, all ...*fakeServer) {
+	t.Helper()
+	held, err := c.Read(Any()).Acquire(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, "b", held.Conn().Config().Host)
+	all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 })
+	c.kick()
+	time.Sleep(2 * time.Second)
+	require.Equal(t, "b:5432", c.Stats().Primary)
+	held.Release()
+}
+
 // closeFake ends a cluster in the bubble.
 func closeFake(t *testing.T, c *Cluster) {
 	t.Helper()

@@ -37,6 +37,9 @@ type router struct {
 // open opens s: it finds a node and borrows a connection from its pool. Nothing of
 // the caller's is sent meanwhile, so what was done in vain is done elsewhere.
 func (r *router) open(ctx context.Context, s *session) error {
+	if r.c == nil {
+		return errNowhere
+	}
 	j := journey{router: r, ctx: ctx, s: s, started: time.Now()}
 	defer j.end()
 	for {
@@ -57,6 +60,10 @@ type journey struct {
 	s       *session        // to be opened
 	started time.Time
 	last    error // why a node that was to serve did not
+
+	// failures are the nodes that could not be dialled, and when the last probe
+	// that saw them had begun.
+	failures map[int]time.Time
 
 	late    context.Context // ctx, until the acquire timeout is over; nil until it is needed
 	cancel  context.CancelFunc

@@ -2,10 +2,12 @@ package sqlpool
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 
 	"github.com/surgewall/surgewall/core"
 	"github.com/surgewall/surgewall/core/balance"
+	"github.com/surgewall/surgewall/core/pool"
 )
 
 // node is one server of a Cluster. To the balancer it is a guard as well, which
@@ -69,7 +71,8 @@ func (n *node) Refusal() *core.Rejection { return core.RefusalOf(n.guard) }
 // Name is the node's name.
 func (n *node) Name() string { return n.name }
 
-// readOnly hears that the node has refused to write, perhaps since it is a standby.
+// readOnly hears that the node, which was to write, has refused to, perhaps since
+// it is a standby.
 func (n *node) readOnly() { n.cluster.kick() }
 
 // dialWatch hears of the pool's dials. One that fails is a reason to look at
@@ -111,10 +114,14 @@ type visit struct {
 	n     *node
 	lease balance.Lease[*node]
 	reads bool // of a replica
+	again bool // the node could not be dialled for this journey, which was counted
 }
 
 func (v *visit) FinishPermit(ctx context.Context, _ core.Token, r core.Result) {
 	switch {
+	case v.again && errors.Is(r.Err, pool.ErrUnavailable):
+		v.lease.Cancel()
+		return
 	case r.Outcome == core.Failure:
 		v.n.kick()
 	case r.Outcome == core.Success && v.reads:

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/surgewall/surgewall/core"
+	"github.com/surgewall/surgewall/core/circuit"
 	"github.com/surgewall/surgewall/core/pool"
 	"github.com/surgewall/surgewall/core/retry"
 )
@@ -472,6 +473,127 @@ func TestWriteIsNotSentToAStandby(t *testing.T) {
 	})
 }
 
+// A server that is silent when a write asks whether it is a standby is left after
+// ProbeTimeout, whatever the caller's own deadline.
+func TestWriteAsksASilentServerForProbeTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{
+			ProbeInterval: time.Hour, MaxLag: Off, ProbeTimeout: 200 * time.Millisecond,
+			Pool: Config{MinIdle: 1, Max: 1, AcquireTimeout: time.Second},
+		}, all...)
+		mustAsk(t, c.Write())
+		promoteUnderAConnection(t, c, all...)
+		all[1].set(func(s *fakeServer) { s.silent = true })
+		time.AfterFunc(100*time.Millisecond, func() { // what was asked by then is never answered
+			all[1].set(func(s *fakeServer) { s.silent = false })
+		})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		name, err := ask(ctx, c.Write())
+		took := time.Since(began)
+		closeFake(t, c)
+		require.NoError(t, err)
+		require.Equal(t, "b", name)
+		require.Less(t, took, time.Second)
+	})
+}
+
+// A context that OnAcquire derives of its own, and keeps, ends with the trip.
+func TestContextThatOnAcquireDerivesEndsWithACause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kept []context.Context
+		c := fakeCluster(t, ClusterConfig{Pool: Config{OnAcquire: func(ctx context.Context, _ *pgx.Conn) error {
+			child, cancel := context.WithCancel(ctx)
+			kept = append(kept, child)
+			context.AfterFunc(child, cancel)
+			return nil
+		}}}, fakeServers(2)...)
+		defer closeFake(t, c)
+		for range 20 {
+			mustAsk(t, c.Write())
+		}
+		synctest.Wait()
+		require.Len(t, kept, 20)
+		for _, ctx := range kept {
+			require.ErrorIs(t, ctx.Err(), context.Canceled)
+		}
+	})
+}
+
+// The primary is replaced, and that is seen, while OnAcquire takes its time.
+func TestWriteLooksAgainAfterASlowOnAcquire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		var slow atomic.Bool
+		c := fakeCluster(t, ClusterConfig{Pool: Config{OnAcquire: func(context.Context, *pgx.Conn) error {
+			if slow.Swap(false) {
+				time.Sleep(3 * time.Second) // in the bubble's time
+			}
+			return nil
+		}}}, all...)
+		defer closeFake(t, c)
+		require.Equal(t, "a", mustAsk(t, c.Write()))
+		slow.Store(true)
+		time.AfterFunc(time.Second, func() { all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 }) })
+		require.Equal(t, "b", mustAsk(t, c.Write()), "b has been the primary for two seconds")
+	})
+}
+
+// A net.Conn of the user's that panics or exits the goroutine when a write asks
+// whether its connection is to a standby leaves nothing in use.
+func TestConnThatDoesNotReturnWhenAWriteAsksLeaksNothing(t *testing.T) {
+	for name, react := range map[string]func(){"panics": func() { panic("conn") }, "exits": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := fakeServers(2)
+				g := &spy{}
+				var sick atomic.Bool
+				cfg := fakeConfig(t, ClusterConfig{
+					ProbeInterval: time.Hour, MaxLag: Off, Pool: Config{MinIdle: 1},
+					Guard: func(string) core.Guard { return g },
+				}, all...)
+				dial := cfg.Pool.ConnConfig.DialFunc
+				cfg.Pool.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					n, err := dial(ctx, network, addr)
+					return sickConn{n, func() {
+						if sick.Swap(false) {
+							react()
+						}
+					}}, err
+				}
+				c, err := OpenCluster(context.Background(), cfg)
+				require.NoError(t, err)
+				defer closeFake(t, c)
+				mustAsk(t, c.Write())
+				promoteUnderAConnection(t, c, all...)
+				sick.Store(true)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					defer func() { _ = recover() }()
+					_, _ = ask(context.Background(), c.Write())
+				}()
+				<-done
+				require.False(t, sick.Load(), "it was asked")
+				time.Sleep(time.Second)
+				s := c.Stats().Nodes[1]
+				require.Zero(t, s.Pool.Used)
+				require.Zero(t, s.InFlight)
+				require.Zero(t, g.held())
+			})
+		})
+	}
+}
+
+type sickConn struct {
+	net.Conn
+	react func()
+}
+
+func (c sickConn) Write(b []byte) (int, error) { c.react(); return c.Conn.Write(b) }
+
 // 25006 of a server that turned into a standby under the connection.
 func TestReadOnlyErrorHasAllNodesProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -481,15 +603,48 @@ func TestReadOnlyErrorHasAllNodesProbed(t *testing.T) {
 		defer closeFake(t, c)
 		require.Equal(t, "a", mustAsk(t, c.Write()))
 		time.Sleep(10500 * time.Millisecond)
-		held, err := c.Read(Any()).Acquire(ctx)
+		held, err := c.Write().Acquire(ctx)
 		require.NoError(t, err)
 		defer held.Release()
-		before := all[0].count(func(s *fakeServer) int { return s.probes })
-		_, err = held.Exec(ctx, "insert") // by mistake
-		require.Equal(t, "25006", func() string { s, _ := sqlState(err); return s }())
+		all[0].set(func(s *fakeServer) { s.replica = true })
+		before := all[1].count(func(s *fakeServer) int { return s.probes })
+		_, err = held.Exec(ctx, "insert")
+		require.True(t, isState(err, "25006"))
 		time.Sleep(kickedEvery)
 		synctest.Wait()
-		require.Equal(t, before+1, all[0].count(func(s *fakeServer) int { return s.probes }))
+		require.Equal(t, before+1, all[1].count(func(s *fakeServer) int { return s.probes }))
+	})
+}
+
+// A read that writes by mistake is no sign of a failover: its connection is kept,
+// those of others are, and no node is asked.
+func TestReadThatWritesKeepsItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{
+			ProbeInterval: time.Hour, MaxLag: Off, Pool: Config{MinIdle: 1, Max: 1, MaxIdleTime: time.Hour},
+		}, all...)
+		defer closeFake(t, c)
+		mustAsk(t, c.Read(Any()))
+		idle()
+		c.nodes[1].pool.dialer.sawPrimary.Store(true) // it was the primary once
+		seen := func(s *fakeServer) int { return s.dials + s.probes }
+		primary, replica := all[0].count(seen), all[1].count(seen)
+		for range 10 {
+			_, err := c.Read(Any()).Exec(ctx, "insert")
+			require.True(t, isState(err, "25006"))
+			_, err = c.Read(Any()).Query(ctx, "insert")
+			require.True(t, isState(err, "25006"))
+			require.Error(t, c.Read(Any()).QueryRow(ctx, "insert").Scan())
+			require.Error(t, c.Read(Any()).With(ctx, func(conn *Conn) error {
+				_, err := conn.Exec(ctx, "insert")
+				return err
+			}))
+		}
+		time.Sleep(time.Minute)
+		require.Equal(t, primary, all[0].count(seen))
+		require.Equal(t, replica, all[1].count(seen))
 	})
 }
 
@@ -613,6 +768,27 @@ func TestWaitersOfAnOldPrimaryMove(t *testing.T) {
 	})
 }
 
+// What succeeds through a Route funds the budget that its InTx takes from.
+func TestSuccessesOnAllNodesFundTheBudgetOfInTx(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := fakeCluster(t, ClusterConfig{}, fakeServers(2)...)
+		defer closeFake(t, c)
+		for c.retries.budget.Take() == nil { // until it is empty
+		}
+		for range 2000 {
+			mustAsk(t, c.Write())
+		}
+		require.NoError(t, c.retries.budget.Take())
+		var children []string
+		for _, r := range c.Inspect().Children {
+			children = append(children, r.Kind+" "+r.Name)
+		}
+		require.Equal(t, []string{
+			"sqlpool_node a:5432", "sqlpool_node b:5432", "retry_budget cluster", "retry_budget cluster.fallback",
+		}, children)
+	})
+}
+
 // A breaker of a node takes it out of the picks.
 func TestNodeGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -644,6 +820,98 @@ func TestNodeGuard(t *testing.T) {
 		require.Positive(t, asked)
 		require.Len(t, outcomes, 10)
 	})
+}
+
+// A write that waits for a primary is one failure of the old one, and with a
+// breaker for each node it waits all the same.
+func TestWaitingWriteIsOneFailureOfItsNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		guards := map[string]*spy{}
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{Guard: func(node string) core.Guard {
+			guards[node] = &spy{}
+			return guards[node]
+		}}, all...)
+		defer closeFake(t, c)
+		mustAsk(t, c.Write())
+		idle()
+		all[0].crash()
+		guards["a:5432"].take()
+		_, err := ask(context.Background(), c.Write())
+		require.ErrorIs(t, err, ErrNoPrimary)
+		asked, outcomes := guards["a:5432"].take()
+		require.Equal(t, 1, asked)
+		require.Equal(t, []core.Outcome{core.Failure}, outcomes)
+		require.Zero(t, guards["a:5432"].held())
+	})
+}
+
+func TestWritesWaitForAPrimaryWithABreakerForEachNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		breakers, err := circuit.NewGroup(circuit.GroupConfig[string]{})
+		require.NoError(t, err)
+		c := fakeCluster(t, ClusterConfig{Guard: func(node string) core.Guard { return breakers.Get(node) }}, all...)
+		defer closeFake(t, c)
+		mustAsk(t, c.Write())
+		idle()
+		all[0].crash()
+		time.AfterFunc(6*time.Second, func() { all[1].set(func(s *fakeServer) { s.replica, s.timeline = false, 2 }) })
+		var wg sync.WaitGroup
+		for range 200 { // enough to open it
+			time.Sleep(10 * time.Millisecond) // in the bubble's time
+			wg.Go(func() { require.Equal(t, "b", mustAsk(t, c.Write())) })
+		}
+		require.False(t, core.IsReady(breakers.Get("a:5432")))
+		wg.Wait()
+	})
+}
+
+// A caller who did not cancel is not told that he did, when the node is left that
+// he was waiting for.
+func TestNobodyCancelledWhenANodeIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fakeServers(2)
+		c := fakeCluster(t, ClusterConfig{Pool: Config{Max: 1, AcquireTimeout: 5 * time.Second}}, all...)
+		defer closeFake(t, c)
+		held, err := c.Write().Acquire(context.Background())
+		require.NoError(t, err)
+		defer held.Release()
+		time.AfterFunc(500*time.Millisecond, func() {
+			all[1].set(func(s *fakeServer) { s.timeline = 2 }) // it follows a primary that is none of ours
+		})
+		_, err = ask(context.Background(), c.Write())
+		require.ErrorIs(t, err, ErrNoPrimary)
+		require.ErrorIs(t, err, errReplaced)
+		require.NotErrorIs(t, err, context.Canceled)
+	})
+}
+
+// A Guard function that panics or exits the goroutine at the second node leaves
+// nothing of the first.
+func TestGuardFuncThatDoesNotReturnLeavesNothing(t *testing.T) {
+	for name, react := range map[string]func(){"panics": func() { panic("guard") }, "exits": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // which fails for what is left running
+				all := fakeServers(2)
+				asked := 0
+				cfg := fakeConfig(t, ClusterConfig{Guard: func(string) core.Guard {
+					if asked++; asked == 2 {
+						react()
+					}
+					return nil
+				}}, all...)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					defer func() { _ = recover() }()
+					_, _ = OpenCluster(context.Background(), cfg)
+				}()
+				<-done
+				require.Equal(t, 2, asked)
+			})
+		})
+	}
 }
 
 // An observer that exits its goroutine, panics or blocks holds up nobody.
@@ -710,6 +978,29 @@ func (o *clusterEvents) Observe(_ context.Context, e core.Event) {
 	}
 	o.mu.Unlock()
 	o.react(o.release)
+}
+
+// The zero Route refuses, and does not panic.
+func TestZeroRouteRefuses(t *testing.T) {
+	ctx := context.Background()
+	var r Route
+	_, err := r.Exec(ctx, "select 1")
+	require.ErrorIs(t, err, errNowhere)
+	_, err = r.Query(ctx, "select 1")
+	require.ErrorIs(t, err, errNowhere)
+	require.ErrorIs(t, r.QueryRow(ctx, "select 1").Scan(), errNowhere)
+	_, err = r.Begin(ctx)
+	require.ErrorIs(t, err, errNowhere)
+	_, err = r.BeginTx(ctx, pgx.TxOptions{})
+	require.ErrorIs(t, err, errNowhere)
+	require.ErrorIs(t, r.InTx(ctx, pgx.TxOptions{}, func(context.Context, pgx.Tx) error { return nil }), errNowhere)
+	require.ErrorIs(t, r.SendBatch(ctx, &pgx.Batch{}).Close(), errNowhere)
+	_, err = r.CopyFrom(ctx, pgx.Identifier{"t"}, nil, pgx.CopyFromRows(nil))
+	require.ErrorIs(t, err, errNowhere)
+	require.ErrorIs(t, r.With(ctx, func(*Conn) error { return nil }), errNowhere)
+	_, err = r.Acquire(ctx)
+	require.ErrorIs(t, err, errNowhere)
+	require.ErrorIs(t, r.Ping(ctx), errNowhere)
 }
 
 // A transaction stays on its node.

@@ -79,10 +79,11 @@ func (c *Cluster) Stats() ClusterStats {
 	return s
 }
 
-// Inspect reports the cluster, and its nodes as children, each with its pool. The
-// state is "healthy" when there is a primary and each other node serves reads,
-// "degraded" when there is a primary, "no_primary" when there is none that can be
-// asked, "starting" before all nodes were asked, or "closed".
+// Inspect reports the cluster, and as children its nodes, each with its pool, and
+// the budgets of InTx and of Fallback. The state is "healthy" when there is a
+// primary and each other node serves reads, "degraded" when there is a primary,
+// "no_primary" when there is none that can be asked, "starting" before all nodes
+// were asked, or "closed".
 func (c *Cluster) Inspect() core.Report {
 	v, s := c.view.Load(), c.Stats()
 	const (
@@ -117,6 +118,10 @@ func (c *Cluster) Inspect() core.Report {
 	}
 	for i, n := range c.nodes {
 		r.Children = append(r.Children, n.report(s.Nodes[i]))
+	}
+	r.Children = append(r.Children, c.retries.budget.Inspect())
+	if c.fallback != nil {
+		r.Children = append(r.Children, c.fallback.Inspect())
 	}
 	return r
 }

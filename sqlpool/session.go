@@ -39,6 +39,7 @@ type session struct {
 	refused  error        // the server's last error that is not 25P02, its echo, nor undone
 	conflict bool         // and whether the last, undone or not, was one
 	gone     bool         // an error said that the connection is of no more use
+	reads    bool         // of a replica of a Cluster: it is not to write
 	demoted  bool         // and so are all dialled before: what was a primary is none
 	ended    atomic.Bool
 }
@@ -106,6 +107,7 @@ func (s *session) abandon() {
 // moveTo moves a session in which nothing has been asked yet.
 func (s *session) moveTo(d *session) {
 	d.conn, d.p, d.lease, d.permit, d.ctx = s.conn, s.p, s.lease, s.permit.Take(), s.ctx
+	d.reads = s.reads
 }
 
 // start notes that a statement under ctx is about to be sent. What the caller
@@ -167,12 +169,13 @@ func (s *session) learn(ctx context.Context, err error) {
 	class, ok := judge(err)
 	switch {
 	case ok:
-		readOnly := wentReadOnly(err, s.pgx.PgConn())
+		// A read that writes by mistake is refused by its replica, as it should be.
+		readOnly := !s.reads && wentReadOnly(err, s.pgx.PgConn())
 		s.gone = s.gone || class.gone || readOnly || sessionLost(err)
 		if readOnly && s.p.dialer.sawPrimary.CompareAndSwap(true, false) {
 			s.demoted = true
 		}
-		if s.p.node != nil && isState(err, "25006") {
+		if s.p.node != nil && !s.reads && isState(err, "25006") {
 			s.p.node.readOnly()
 		}
 		o = outcome(ctx, err, s.left)
