@@ -270,6 +270,7 @@ var sameCases = []struct {
 		w.query(ctx, c, 1)
 		w.stmtOf(ctx, c)
 		_, err = c.BeginTx(ctx, nil)
+		synctest.Wait() // database/sql has rolled back
 		w.sawErr("begin", err)
 		w.sawErr("close", c.Close())
 	}},
