@@ -169,7 +169,7 @@ func requireState(t *testing.T, data string) {
 	}
 	count(got.Components)
 	require.Equal(t, map[string]int{
-		"token_bucket": 1, "bulkhead": 1, "balancer": 1, "backend": 3, "circuit_breaker": 4, "sqlpool": 1,
+		"token_bucket": 1, "bulkhead": 1, "balancer": 1, "backend": 3, "circuit_breaker": 4, "sqlpool": 1, "retry_budget": 1,
 	}, kinds)
 }
 
