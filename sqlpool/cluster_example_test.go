@@ -129,3 +129,18 @@ func ExampleClusterConfig_guard() {
 	// zurich
 	// basel
 }
+
+// A page that may show what was there a while ago is read wherever there is room.
+// It needs servers, so it is compiled and not run.
+func ExampleAny() {
+	ctx := context.Background()
+	c, err := sqlpool.OpenCluster(ctx, sqlpool.ClusterConfig{DSN: os.Getenv("DATABASE_URL")})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close(ctx)
+	var items int
+	err = c.Read(sqlpool.Any()).QueryRow(ctx, "select count(*) from item").Scan(&items)
+	fmt.Println(items, err)
+}

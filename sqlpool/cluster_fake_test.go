@@ -223,7 +223,7 @@ func fakeToken(timeline uint32, at lsn) Token {
 	return Token{identity{system: fakeSystem}.family(), timeline, at}
 }
 
-// idle waits until the pools have closed what is not in use.
+// idle waits, in the bubble's time, until the pools have closed what is not in use.
 func idle() { time.Sleep(5 * time.Second) }
 
 // promoteUnderAConnection makes b the primary, with a connection in its pool that

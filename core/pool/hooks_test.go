@@ -209,7 +209,7 @@ func TestResourceIsUsedUntilOnReleaseReturns(t *testing.T) {
 		require.Equal(t, 1, p.Stats().Used)
 		next := ask(t.Context(), p)
 		closed := make(chan error)
-		time.Sleep(time.Hour / 3600 / 2)
+		time.Sleep(time.Second / 2)
 		close(go1)
 		got := <-next
 		require.NoError(t, got.err)
